@@ -23,7 +23,10 @@ pub enum Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSelector {
     /// Longer than [`Identity::MAX_SELECTOR_BYTES`].
-    #[error("the identity selector is longer than {} bytes", Identity::MAX_SELECTOR_BYTES)]
+    #[error(
+        "the identity selector is longer than {} bytes",
+        Identity::MAX_SELECTOR_BYTES
+    )]
     TooLong,
     /// Anything but printable ASCII.
     #[error("the identity selector holds characters that no identity has")]
@@ -52,7 +55,10 @@ impl Identity {
         if !decoded.iter().all(|b| (b' '..=b'~').contains(b)) {
             return Err(InvalidSelector::NotText);
         }
-        let text: String = decoded.iter().map(|b| char::from(b.to_ascii_lowercase())).collect();
+        let text: String = decoded
+            .iter()
+            .map(|b| char::from(b.to_ascii_lowercase()))
+            .collect();
         Ok(make(text.into()))
     }
 
@@ -90,7 +96,10 @@ mod tests {
 
     #[test]
     fn an_empty_selector_means_the_system_identity() {
-        assert_eq!(Identity::select(Identity::ClientId, b""), Ok(Identity::System));
+        assert_eq!(
+            Identity::select(Identity::ClientId, b""),
+            Ok(Identity::System)
+        );
     }
 
     #[test]
@@ -102,7 +111,13 @@ mod tests {
 
     #[test]
     fn control_bytes_and_long_values_are_refused() {
-        assert_eq!(Identity::select(Identity::ClientId, b"a\nb"), Err(InvalidSelector::NotText));
-        assert_eq!(Identity::select(Identity::ObjectId, &[b'a'; 513]), Err(InvalidSelector::TooLong));
+        assert_eq!(
+            Identity::select(Identity::ClientId, b"a\nb"),
+            Err(InvalidSelector::NotText)
+        );
+        assert_eq!(
+            Identity::select(Identity::ObjectId, &[b'a'; 513]),
+            Err(InvalidSelector::TooLong)
+        );
     }
 }

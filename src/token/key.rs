@@ -93,7 +93,11 @@ impl TokenKey {
             client: has_client.then_some(client),
         };
         // Re-encoding is the whole check: trailing bytes, odd flags and the like all differ.
-        if key.canonical_bytes() == bytes { Ok(key) } else { Err(InvalidKey) }
+        if key.canonical_bytes() == bytes {
+            Ok(key)
+        } else {
+            Err(InvalidKey)
+        }
     }
 }
 
@@ -121,7 +125,9 @@ fn take_len(rest: &mut &[u8]) -> Result<usize, InvalidKey> {
 fn take_str(rest: &mut &[u8]) -> Result<Box<str>, InvalidKey> {
     let len = take_len(rest)?;
     let bytes = take(rest, len)?;
-    std::str::from_utf8(bytes).map(Box::from).map_err(|_| InvalidKey)
+    std::str::from_utf8(bytes)
+        .map(Box::from)
+        .map_err(|_| InvalidKey)
 }
 
 #[cfg(test)]
@@ -149,14 +155,19 @@ mod tests {
             prop::collection::vec((text, text), 0..3),
             prop::option::of(text),
         )
-            .prop_map(|(upstream, identity, resource, capabilities, extras, client)| TokenKey {
-                upstream: upstream.into(),
-                identity,
-                resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
-                capabilities: capabilities.into_iter().map(Into::into).collect(),
-                extras: extras.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
-                client: client.map(Into::into),
-            })
+            .prop_map(
+                |(upstream, identity, resource, capabilities, extras, client)| TokenKey {
+                    upstream: upstream.into(),
+                    identity,
+                    resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
+                    capabilities: capabilities.into_iter().map(Into::into).collect(),
+                    extras: extras
+                        .into_iter()
+                        .map(|(n, v)| (n.into(), v.into()))
+                        .collect(),
+                    client: client.map(Into::into),
+                },
+            )
     }
 
     proptest! {

@@ -73,8 +73,17 @@ mod tests {
     #[test]
     fn empty_long_and_unprintable_resources_are_refused() {
         assert_eq!(Resource::from_decoded(b""), Err(InvalidResource::Empty));
-        assert_eq!(Resource::from_decoded(&[b'a'; 1025]), Err(InvalidResource::TooLong));
-        assert_eq!(Resource::from_decoded(b"a\r\nb"), Err(InvalidResource::NotText));
-        assert_eq!(Resource::from_decoded(b"\xff"), Err(InvalidResource::NotText));
+        assert_eq!(
+            Resource::from_decoded(&[b'a'; 1025]),
+            Err(InvalidResource::TooLong)
+        );
+        assert_eq!(
+            Resource::from_decoded(b"a\r\nb"),
+            Err(InvalidResource::NotText)
+        );
+        assert_eq!(
+            Resource::from_decoded(b"\xff"),
+            Err(InvalidResource::NotText)
+        );
     }
 }

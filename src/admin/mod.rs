@@ -1,0 +1,4 @@
+//! What operators look at.
+
+mod settings;
+pub use settings::Settings;

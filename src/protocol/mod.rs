@@ -1,0 +1,4 @@
+//! Wire formats of callers.
+
+mod dialect;
+pub use dialect::Dialect;

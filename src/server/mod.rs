@@ -1,0 +1,4 @@
+//! The front.
+
+mod settings;
+pub use settings::{Address, Listener, Settings};

@@ -1,0 +1,4 @@
+//! Sealed records on disk.
+
+mod settings;
+pub use settings::{Mode, Settings};

@@ -1,0 +1,4 @@
+//! Token sources.
+
+mod settings;
+pub use settings::{Kind, Settings};
