@@ -1,0 +1,238 @@
+//! Requests that are turned away whatever they ask for.
+//!
+//! A credential server on a known address is what request forgery aims at: a web application that
+//! is tricked into fetching a URL, a browser whose DNS was rebound, a reverse proxy that lets the
+//! network in. None of these can set `Metadata: true` and at the same time leave its own marks
+//! out, so the marks are refused here, before any routing, on every listener.
+
+/// One header as it came off the wire.
+pub type Header<'a> = (&'a [u8], &'a [u8]);
+
+/// What the rules need to know of a request's headers, from one pass over them.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Facts<'a> {
+    host: Option<&'a [u8]>,
+    hosts: u8,
+    forwarded: bool,
+    browser: bool,
+    switches: bool,
+    body: bool,
+    metadata: Option<&'a [u8]>,
+    metadatas: u8,
+}
+
+/// Why a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trespass {
+    /// No `Host`, two of them, or one that is not a host and port.
+    BadHost,
+    /// A `Host` that is not a name of this machine's metadata endpoint: DNS rebinding.
+    ForeignHost,
+    /// A forwarding header: somebody else's request reached us through a proxy.
+    Forwarded,
+    /// A header that only browsers send.
+    Browser,
+    /// `Expect` or `Upgrade`: nothing here speaks them.
+    Switching,
+    /// A body where none belongs.
+    Body,
+}
+
+/// The names by which callers may address us; ports are not looked at.
+const HOSTS: [&[u8]; 4] = [b"169.254.169.254", b"127.0.0.1", b"localhost", b"[::1]"];
+
+impl<'a> Facts<'a> {
+    /// Reads the headers once. Names are matched without regard to case or order.
+    pub fn read(headers: impl IntoIterator<Item = Header<'a>>) -> Self {
+        let mut facts = Self::default();
+        for (name, value) in headers {
+            facts.note(name, value);
+        }
+        facts
+    }
+
+    fn note(&mut self, name: &'a [u8], value: &'a [u8]) {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        // By length first: most headers match nothing and are passed over after one comparison.
+        match name.len() {
+            3 if is(b"via") => self.forwarded = true,
+            4 if is(b"host") => {
+                self.hosts = self.hosts.saturating_add(1);
+                self.host = Some(value);
+            }
+            6 if is(b"expect") => self.switches = true,
+            6 if is(b"origin") => self.browser = true,
+            7 if is(b"upgrade") => self.switches = true,
+            7 if is(b"referer") => self.browser = true,
+            8 if is(b"metadata") => {
+                self.metadatas = self.metadatas.saturating_add(1);
+                self.metadata = Some(value);
+            }
+            9 if is(b"forwarded") || is(b"x-real-ip") => self.forwarded = true,
+            13 if is(b"x-rewrite-url") => self.forwarded = true,
+            14 if is(b"x-original-url") => self.forwarded = true,
+            14 if is(b"sec-fetch-site") || is(b"sec-fetch-dest") => self.browser = true,
+            14 if is(b"content-length") => self.body |= value != b"0",
+            17 if is(b"transfer-encoding") => self.body = true,
+            _ if name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
+                self.forwarded = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the caller set `Metadata: true`, once, in exactly these letters as IMDS asks.
+    #[must_use]
+    pub fn has_metadata(&self) -> bool {
+        self.metadatas == 1 && self.metadata == Some(b"true")
+    }
+
+    /// Applies the rules to a request that may not carry a body.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn admit(&self) -> Result<(), Trespass> {
+        if self.forwarded {
+            return Err(Trespass::Forwarded);
+        }
+        if self.browser {
+            return Err(Trespass::Browser);
+        }
+        let (1, Some(host)) = (self.hosts, self.host) else {
+            return Err(Trespass::BadHost);
+        };
+        let name = host_name(host).ok_or(Trespass::BadHost)?;
+        if !HOSTS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+            return Err(Trespass::ForeignHost);
+        }
+        if self.switches {
+            return Err(Trespass::Switching);
+        }
+        if self.body {
+            return Err(Trespass::Body);
+        }
+        Ok(())
+    }
+}
+
+/// The name in `name`, `name:port`, `[v6]` or `[v6]:port`.
+fn host_name(host: &[u8]) -> Option<&[u8]> {
+    let end = if host.first() == Some(&b'[') {
+        host.iter().position(|&b| b == b']')? + 1
+    } else {
+        host.iter().position(|&b| b == b':').unwrap_or(host.len())
+    };
+    let (name, port) = host.split_at(end);
+    let port_ok = match port.strip_prefix(b":") {
+        None => port.is_empty(),
+        Some(digits) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+    };
+    (port_ok && !name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(headers: &[(&str, &str)]) -> Result<(), Trespass> {
+        Facts::read(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()))).admit()
+    }
+
+    #[test]
+    fn hosts_are_judged_by_name_and_not_by_port() {
+        for host in [
+            "169.254.169.254",
+            "127.0.0.1:16925",
+            "LocalHost:1",
+            "[::1]",
+            "[::1]:80",
+        ] {
+            assert_eq!(admit(&[("Host", host)]), Ok(()), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "169.254.169.253",
+            "localhost.",
+        ] {
+            assert_eq!(
+                admit(&[("Host", host)]),
+                Err(Trespass::ForeignHost),
+                "{host}"
+            );
+        }
+        for host in [
+            "",
+            ":80",
+            "localhost:x",
+            "localhost:123456",
+            "[::1",
+            "a@localhost:80:80",
+        ] {
+            assert_eq!(admit(&[("Host", host)]), Err(Trespass::BadHost), "{host}");
+        }
+        assert_eq!(
+            admit(&[("Host", "user@localhost")]),
+            Err(Trespass::ForeignHost)
+        );
+    }
+
+    #[test]
+    fn a_request_needs_exactly_one_host() {
+        assert_eq!(admit(&[]), Err(Trespass::BadHost));
+        assert_eq!(
+            admit(&[("Host", "localhost"), ("host", "localhost")]),
+            Err(Trespass::BadHost)
+        );
+    }
+
+    #[test]
+    fn forwarded_browser_and_switching_requests_are_turned_away() {
+        let cases = [
+            ("X-Forwarded-For", Trespass::Forwarded),
+            ("x-forwarded-host", Trespass::Forwarded),
+            ("Forwarded", Trespass::Forwarded),
+            ("Via", Trespass::Forwarded),
+            ("X-Original-URL", Trespass::Forwarded),
+            ("X-Rewrite-URL", Trespass::Forwarded),
+            ("X-Real-IP", Trespass::Forwarded),
+            ("Origin", Trespass::Browser),
+            ("Referer", Trespass::Browser),
+            ("Sec-Fetch-Site", Trespass::Browser),
+            ("sec-fetch-dest", Trespass::Browser),
+            ("Expect", Trespass::Switching),
+            ("Upgrade", Trespass::Switching),
+            ("Content-Length", Trespass::Body),
+            ("Transfer-Encoding", Trespass::Body),
+        ];
+        for (name, trespass) in cases {
+            assert_eq!(
+                admit(&[("Host", "localhost"), (name, "1")]),
+                Err(trespass),
+                "{name}"
+            );
+        }
+        // What Node's own fetch sends, and an explicit empty body.
+        assert_eq!(
+            admit(&[("Host", "localhost"), ("Sec-Fetch-Mode", "cors")]),
+            Ok(())
+        );
+        assert_eq!(
+            admit(&[("Host", "localhost"), ("Content-Length", "0")]),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn metadata_must_be_true_once_and_in_these_letters() {
+        let has = |headers: &[(&str, &str)]| {
+            Facts::read(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()))).has_metadata()
+        };
+        assert!(has(&[("metadata", "true")]));
+        assert!(has(&[("Metadata", "true")]));
+        assert!(!has(&[]));
+        assert!(!has(&[("Metadata", "True")]));
+        assert!(!has(&[("Metadata", "true"), ("Metadata", "true")]));
+        assert!(!has(&[("Metadata", "")]));
+    }
+}

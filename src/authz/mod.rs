@@ -1,0 +1,15 @@
+//! May this caller have this token?
+//!
+//! Owns who a caller is ([`Caller`]), which requests are turned away before anybody reads them
+//! ([`guard`]), and the proof that policy was asked ([`Permit`]). A permit is made only here, and
+//! the cache looks up nothing without one. What the kernel tells us of a caller is taken once per
+//! connection. At present every caller on this machine may have every token, as with IMDS itself.
+
+mod caller;
+pub mod guard;
+mod permit;
+mod policy;
+
+pub use caller::Caller;
+pub use permit::Permit;
+pub use policy::{Denial, Policy};

@@ -1,0 +1,281 @@
+//! Every metric: name, unit and labels; `docs/metrics.md` explains them to operators.
+//!
+//! Requests are counted by each worker in a cache line of its own and added up when somebody
+//! looks; the rest is rare enough to be counted where it happens. Only counters and gauges are
+//! used: the exporter buffers histograms without bound until they are scraped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
+pub const NAMES: [(&str, &str); 8] = [
+    (
+        "foretoken_requests_total",
+        "Token requests by outcome: hit, miss, coalesced, refused.",
+    ),
+    (
+        "foretoken_refusals_total",
+        "Requests answered with an error, by reason.",
+    ),
+    (
+        "foretoken_upstream_calls_total",
+        "Calls to the upstream, by result.",
+    ),
+    (
+        "foretoken_upstream_in_flight",
+        "Calls to the upstream under way.",
+    ),
+    ("foretoken_keys", "Token keys held in memory."),
+    (
+        "foretoken_echo_mismatches_total",
+        "Entries withheld because they were not for the key asked for. Always 0.",
+    ),
+    (
+        "foretoken_store_degraded",
+        "1 while sealed tokens cannot be kept on disk.",
+    ),
+    ("foretoken_ready", "1 once tokens are served."),
+];
+
+/// How a token request ended for the cache. Every request has exactly one outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered from memory.
+    Hit,
+    /// Started an upstream call.
+    Miss,
+    /// Waited for a call that another request, or the refresh, had started.
+    Coalesced,
+    /// Answered with an error without waiting.
+    Refused,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Outcome; 4] = [
+        Outcome::Hit,
+        Outcome::Miss,
+        Outcome::Coalesced,
+        Outcome::Refused,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One worker's request counters, on cache lines that no other worker writes.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct WorkerCounters([AtomicU64; 4]);
+
+impl WorkerCounters {
+    /// Counts one request. Only the owning worker calls this: a load and a store, no locked add.
+    pub fn count(&self, outcome: Outcome) {
+        let cell = &self.0[outcome as usize];
+        cell.store(
+            cell.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Requests with this outcome so far.
+    #[must_use]
+    pub fn total(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// The process's metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    workers: Mutex<Vec<Arc<WorkerCounters>>>,
+    requests: [Counter; 4],
+    in_flight: Gauge,
+    keys: Gauge,
+    echo_mismatches: Counter,
+    store_degraded: Gauge,
+    ready: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything that has no label of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        for (name, help) in NAMES {
+            let (name, help) = (name.into(), help.into());
+            recorder.describe_gauge(name, None, help);
+        }
+        let requests = Outcome::ALL.map(|o| {
+            counter(
+                &recorder,
+                "foretoken_requests_total",
+                Some(("outcome", o.as_str())),
+            )
+        });
+        Self(Arc::new(Inner {
+            requests,
+            in_flight: gauge(&recorder, "foretoken_upstream_in_flight"),
+            keys: gauge(&recorder, "foretoken_keys"),
+            echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
+            store_degraded: gauge(&recorder, "foretoken_store_degraded"),
+            ready: gauge(&recorder, "foretoken_ready"),
+            workers: Mutex::default(),
+            recorder,
+            handle,
+        }))
+    }
+
+    /// Counters for one more worker.
+    #[must_use]
+    pub fn add_worker(&self) -> Arc<WorkerCounters> {
+        let counters = Arc::new(WorkerCounters::default());
+        self.workers().push(Arc::clone(&counters));
+        counters
+    }
+
+    /// Requests with this outcome, over all workers.
+    #[must_use]
+    pub fn requests(&self, outcome: Outcome) -> u64 {
+        self.workers().iter().map(|w| w.total(outcome)).sum()
+    }
+
+    /// Counts an answer that is an error. `reason` comes from a closed set.
+    pub fn refused(&self, reason: &'static str) {
+        counter(
+            &self.0.recorder,
+            "foretoken_refusals_total",
+            Some(("reason", reason)),
+        )
+        .increment(1);
+    }
+
+    /// Counts a finished upstream call. `result` comes from a closed set.
+    pub fn upstream_call(&self, result: &'static str) {
+        counter(
+            &self.0.recorder,
+            "foretoken_upstream_calls_total",
+            Some(("result", result)),
+        )
+        .increment(1);
+    }
+
+    /// Sets how many upstream calls are under way.
+    pub fn upstream_in_flight(&self, calls: usize) {
+        self.0.in_flight.set(as_gauge(calls));
+    }
+
+    /// Sets how many keys are held.
+    pub fn keys(&self, keys: usize) {
+        self.0.keys.set(as_gauge(keys));
+    }
+
+    /// An entry was about to be served for a key that is not its own. An alarm, not a statistic.
+    pub fn echo_mismatch(&self) {
+        self.0.echo_mismatches.increment(1);
+    }
+
+    /// Whether the store keeps what it is given.
+    pub fn store_degraded(&self, degraded: bool) {
+        self.0.store_degraded.set(as_gauge(usize::from(degraded)));
+    }
+
+    /// Whether tokens are served.
+    pub fn ready(&self, ready: bool) {
+        self.0.ready.set(as_gauge(usize::from(ready)));
+    }
+
+    /// All of it in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        for outcome in Outcome::ALL {
+            self.0.requests[outcome as usize].absolute(self.requests(outcome));
+        }
+        self.0.handle.render()
+    }
+
+    fn workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<WorkerCounters>>> {
+        self.0
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn counter(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    label: Option<(&'static str, &'static str)>,
+) -> Counter {
+    let key = match label {
+        Some((k, v)) => Key::from_parts(name, vec![Label::from_static_parts(k, v)]),
+        None => Key::from_static_name(name),
+    };
+    recorder.register_counter(&key, &metadata())
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &'static str) -> Gauge {
+    recorder.register_gauge(&Key::from_static_name(name), &metadata())
+}
+
+fn metadata() -> Metadata<'static> {
+    Metadata::new("foretoken", Level::INFO, None)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of calls and keys stay far below 2^52"
+)]
+fn as_gauge(value: usize) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_added_up_by_outcome() {
+        let metrics = Metrics::new();
+        let (a, b) = (metrics.add_worker(), metrics.add_worker());
+        a.count(Outcome::Hit);
+        b.count(Outcome::Hit);
+        b.count(Outcome::Refused);
+        assert_eq!(metrics.requests(Outcome::Hit), 2);
+        let text = metrics.render();
+        assert!(
+            text.contains("foretoken_requests_total{outcome=\"hit\"} 2"),
+            "{text}"
+        );
+        assert!(
+            text.contains("foretoken_requests_total{outcome=\"refused\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("foretoken_requests_total{outcome=\"miss\"} 0"),
+            "{text}"
+        );
+    }
+}

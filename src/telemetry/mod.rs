@@ -1,0 +1,7 @@
+//! What operators can see: metrics and logs.
+//!
+//! Owns every metric's name, unit and labels, and how log lines look. Promises bounded labels and
+//! no secret in either. Leaves it to the rooms to say when something happened.
+
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,120 @@
+//! What can go wrong between us and a source, by class.
+
+use std::time::Duration;
+
+/// Why there is no token. Never holds a token or a body, only the source's own error texts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} (status {status:?})", class.as_str())]
+pub struct FetchError {
+    /// What happened.
+    pub class: Class,
+    /// The source's HTTP status, where it answered.
+    pub status: Option<u16>,
+    /// How long the source asked us to wait, bounded by [`FetchError::MAX_RETRY_AFTER`].
+    pub retry_after: Option<Duration>,
+    /// The source's `error` and `error_description`, shortened, where it sent them.
+    pub detail: Option<(Box<str>, Box<str>)>,
+}
+
+/// The closed set of failures, for metrics, logs and decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// No connection, or it broke.
+    Unreachable,
+    /// No complete answer within the deadline.
+    Timeout,
+    /// 429.
+    Throttled,
+    /// 410: the source is being updated; it says within 70 s.
+    Updating,
+    /// 404: on IMDS an identity that has not yet propagated, or an update.
+    NotFound,
+    /// 400, 401, 403 and other 4xx: the question is wrong or not allowed.
+    Denied,
+    /// 5xx.
+    ServerError,
+    /// A status that no source documents, a redirect among them.
+    UnexpectedStatus,
+    /// A body longer than any token answer.
+    TooLong,
+    /// A body that is not the JSON object it should be.
+    Malformed,
+    /// A token for another resource than asked.
+    WrongResource,
+    /// A token of another client than asked.
+    WrongClient,
+    /// A token that is already over, or ends absurdly late.
+    BadExpiry,
+    /// The call was lost inside this process.
+    Lost,
+}
+
+/// Whether asking again makes sense, and how soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// A passing trouble.
+    Soon,
+    /// The answer will stand until somebody changes an assignment.
+    Slowly,
+}
+
+impl Class {
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Throttled => "throttled",
+            Self::Updating => "updating",
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::ServerError => "server_error",
+            Self::UnexpectedStatus => "unexpected_status",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::WrongResource => "wrong_resource",
+            Self::WrongClient => "wrong_client",
+            Self::BadExpiry => "bad_expiry",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// IMDS documents 404, 410, 429 and 5xx as passing, other 4xx as final.
+    #[must_use]
+    pub fn retry(self) -> Retry {
+        match self {
+            Self::Denied | Self::WrongResource | Self::WrongClient => Retry::Slowly,
+            _ => Retry::Soon,
+        }
+    }
+
+    /// The class of a status other than 200.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            404 => Self::NotFound,
+            410 => Self::Updating,
+            429 => Self::Throttled,
+            400..=499 => Self::Denied,
+            500..=599 => Self::ServerError,
+            _ => Self::UnexpectedStatus,
+        }
+    }
+}
+
+impl FetchError {
+    /// Longer waits are not believed: a source that asks for more is asked again after this.
+    pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+
+    /// A failure without an answer.
+    #[must_use]
+    pub fn of(class: Class) -> Self {
+        Self {
+            class,
+            status: None,
+            retry_after: None,
+            detail: None,
+        }
+    }
+}
