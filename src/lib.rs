@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod authz;
+pub mod cache;
 pub mod clock;
 pub mod protocol;
+pub mod refresh;
 pub mod server;
 pub mod store;
 pub mod sync;

@@ -44,7 +44,7 @@ impl TokenSource for Imds {
     fn fetch(
         &self,
         key: &TokenKey,
-    ) -> impl Future<Output = Result<AccessToken, FetchError>> + 'static {
+    ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
         let (this, key, target) = (self.clone(), key.clone(), target(key));
         async move {
             let answer = http::get(this.endpoint, &target).await?;

@@ -24,5 +24,5 @@ pub trait TokenSource: Send + 'static {
     fn fetch(
         &self,
         key: &TokenKey,
-    ) -> impl Future<Output = Result<AccessToken, FetchError>> + 'static;
+    ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static;
 }

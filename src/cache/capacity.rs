@@ -1,0 +1,11 @@
+//! How much is kept.
+
+/// Token keys in memory. A dense VM has tens of identities and resources; at about 6 KB a key this
+/// bounds the cache near 60 MB even if every key holds a large token.
+pub const MAX_KEYS: usize = 10_000;
+
+/// Request targets that one worker remembers. A key has two or three spellings in practice.
+pub const MAX_TARGETS_PER_WORKER: usize = 3 * MAX_KEYS;
+
+/// Callers that may wait on one flight. More than the connections a machine's processes hold.
+pub const MAX_WAITERS: usize = 20_000;

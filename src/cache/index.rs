@@ -1,0 +1,183 @@
+//! From key to slot: the write side of the cache, and the only file that names dashmap.
+//!
+//! The map's shards are locked for the length of one look-up. No guard leaves this file: what
+//! comes out are counted pointers to slots.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Place;
+
+use super::capacity::MAX_KEYS;
+use super::{Echo, EchoKey, Entry, KeyId, Slot};
+use crate::authz::Permit;
+use crate::token::{AccessToken, TokenKey};
+
+/// All slots, and what workers need to agree on.
+pub struct Cache {
+    slots: DashMap<TokenKey, Arc<Slot>, foldhash::fast::RandomState>,
+    echo_key: EchoKey,
+    next_id: AtomicU64,
+    next_generation: AtomicU64,
+    /// Counts purges; workers copy it once they hold nothing of what was purged before.
+    purges: AtomicU64,
+    workers: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+/// No room for one more key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// A purge under way: over once every worker has let go.
+#[derive(Debug, Clone, Copy)]
+pub struct PurgeTicket(u64);
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cache {
+    /// An empty cache with an echo key of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            slots: DashMap::with_hasher(foldhash::fast::RandomState::default()),
+            echo_key: EchoKey::random(),
+            next_id: AtomicU64::new(1),
+            next_generation: AtomicU64::new(1),
+            purges: AtomicU64::new(0),
+            workers: Mutex::default(),
+        }
+    }
+
+    /// The slot of a permitted key, made if there is none.
+    ///
+    /// # Errors
+    /// The cache holds [`MAX_KEYS`] keys and this is not one of them.
+    pub fn lookup(&self, permit: &Permit) -> Result<Arc<Slot>, Full> {
+        if let Some(slot) = self.find(permit.key()) {
+            return Ok(slot);
+        }
+        self.add(permit.key())
+    }
+
+    /// The slot of a key, for `refresh` and operators; callers' requests need a permit.
+    #[must_use]
+    pub fn find(&self, key: &TokenKey) -> Option<Arc<Slot>> {
+        self.slots.get(key).map(|slot| Arc::clone(&slot))
+    }
+
+    /// The slot of a key, made if there is none. Writers only: a caller's request comes in by
+    /// [`lookup`](Self::lookup).
+    ///
+    /// # Errors
+    /// No room.
+    pub fn add(&self, key: &TokenKey) -> Result<Arc<Slot>, Full> {
+        // Counted before the shard is locked, since counting locks them all. Racing callers may
+        // overshoot by one each, which bounds as well as the exact number.
+        let full = self.slots.len() >= MAX_KEYS;
+        match self.slots.entry(key.clone()) {
+            Place::Occupied(slot) => Ok(Arc::clone(slot.get())),
+            Place::Vacant(_) if full => Err(Full),
+            Place::Vacant(place) => {
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let slot = Arc::new(Slot::new(id, key.clone()));
+                place.insert(Arc::clone(&slot));
+                Ok(slot)
+            }
+        }
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Every slot, for operators and for shutdown; in no order.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots.iter().map(|slot| Arc::clone(&slot)).collect()
+    }
+
+    /// The echo of a key.
+    #[must_use]
+    pub fn echo(&self, key: &TokenKey) -> Echo {
+        self.echo_key.echo(key)
+    }
+
+    /// Makes an entry for `key` with the next generation.
+    #[must_use]
+    pub fn entry(&self, key: &TokenKey, token: Arc<AccessToken>) -> Arc<Entry> {
+        let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Entry::new(self.echo(key), generation, key, token))
+    }
+
+    /// Makes sure that generations to come lie above `generation`, which a restart brought back.
+    pub fn resume_after(&self, generation: u64) {
+        self.next_generation
+            .fetch_max(generation.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes a slot out and ends it. A slot that has meanwhile been replaced stays.
+    pub fn retire(&self, slot: &Slot) {
+        self.slots
+            .remove_if(slot.key(), |_, held| held.id() == slot.id());
+        slot.bury();
+    }
+
+    /// Ends the slots that `which` picks and returns their names, with a ticket that is
+    /// [over](Self::is_over) once no worker holds their entries.
+    pub fn purge(&self, which: impl Fn(&Slot) -> bool) -> (Vec<KeyId>, PurgeTicket) {
+        let picked: Vec<_> = self
+            .slots()
+            .into_iter()
+            .filter(|slot| which(slot))
+            .collect();
+        picked.iter().for_each(|slot| self.retire(slot));
+        let ticket = self.purges.fetch_add(1, Ordering::AcqRel) + 1;
+        (
+            picked.iter().map(|slot| slot.id()).collect(),
+            PurgeTicket(ticket),
+        )
+    }
+
+    /// Whether every worker has let go of what the purge took.
+    #[must_use]
+    pub fn is_over(&self, ticket: PurgeTicket) -> bool {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers
+            .iter()
+            .all(|seen| seen.load(Ordering::Acquire) >= ticket.0)
+    }
+
+    /// Purges so far; a worker reads this before it sweeps and acknowledges it after.
+    pub(super) fn purges(&self) -> u64 {
+        self.purges.load(Ordering::Acquire)
+    }
+
+    /// A worker's acknowledgement.
+    pub(super) fn add_worker(&self) -> Arc<AtomicU64> {
+        let seen = Arc::new(AtomicU64::new(self.purges()));
+        self.workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&seen));
+        seen
+    }
+
+    /// Forgets a worker that has ended, so that purges do not wait for it.
+    pub(super) fn remove_worker(&self, seen: &Arc<AtomicU64>) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|known| !Arc::ptr_eq(known, seen));
+    }
+}

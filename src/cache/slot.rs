@@ -1,0 +1,330 @@
+//! The lasting cell of a token key: its current entry and its flight.
+
+use std::sync::Arc;
+
+use super::Entry;
+use super::flight::{Flight, Landing, Waiter};
+use crate::clock::UnixMs;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::token::TokenKey;
+use crate::upstream::FetchError;
+
+/// Names a slot for the life of the process; never used twice.
+pub type KeyId = u64;
+
+/// The generation of a slot that was purged or retired: readers go back to the index.
+const TOMBSTONE: u64 = u64::MAX;
+
+/// A cell that keeps its place while entries come and go.
+///
+/// Readers load the generation and, only when it moved, take the lock to fetch the new entry. The
+/// entry is always in place before its generation is announced, so a reader that sees a generation
+/// finds that entry or a later one.
+pub struct Slot {
+    id: KeyId,
+    key: TokenKey,
+    generation: AtomicU64,
+    state: Mutex<State>,
+    /// Added to by workers once a second, never on a hit.
+    hits: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    entry: Option<Arc<Entry>>,
+    flight: Option<Arc<Flight>>,
+    gone: bool,
+}
+
+/// The duty to land a slot's flight. It is owned by the task that asks the upstream, never by a
+/// caller. Dropping it before the flight has landed ends the flight as lost, so neither a dropped
+/// task nor a panic leaves the slot taken.
+pub struct Leader {
+    slot: Arc<Slot>,
+    flight: Arc<Flight>,
+}
+
+/// What joining found.
+pub enum Joined {
+    /// Wait with the others. The leader is there for whoever started the flight.
+    Waiting(Waiter, Option<Leader>),
+    /// The slot is no more: ask the index again.
+    Gone,
+    /// Too many wait already.
+    Crowded,
+}
+
+impl Slot {
+    /// An empty slot.
+    #[must_use]
+    pub fn new(id: KeyId, key: TokenKey) -> Self {
+        Self {
+            id,
+            key,
+            generation: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+            hits: AtomicU64::new(0),
+        }
+    }
+
+    /// The slot's name.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The key whose tokens it holds.
+    #[must_use]
+    pub fn key(&self) -> &TokenKey {
+        &self.key
+    }
+
+    /// Whether `generation` is still the current one. The one shared load of a hit.
+    #[must_use]
+    pub fn is_current(&self, generation: u64) -> bool {
+        self.generation.load(Ordering::Acquire) == generation
+    }
+
+    /// The current entry; `None` while empty and once gone.
+    #[must_use]
+    pub fn entry(&self) -> Option<Arc<Entry>> {
+        lock(&self.state).entry.clone()
+    }
+
+    /// Whether it was purged or retired.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        lock(&self.state).gone
+    }
+
+    /// Joins the flight under way, or starts one.
+    #[must_use]
+    pub fn join(self: &Arc<Self>) -> Joined {
+        let mut state = lock(&self.state);
+        if state.gone {
+            return Joined::Gone;
+        }
+        if let Some(flight) = &state.flight {
+            return flight
+                .wait()
+                .map_or(Joined::Crowded, |waiter| Joined::Waiting(waiter, None));
+        }
+        let leader = self.start(&mut state);
+        let waiter = leader.flight.wait().expect("a new flight has room");
+        Joined::Waiting(waiter, Some(leader))
+    }
+
+    /// Starts a flight that nobody waits for yet; `None` if one is under way or the slot is gone.
+    #[must_use]
+    pub fn lead(self: &Arc<Self>) -> Option<Leader> {
+        let mut state = lock(&self.state);
+        (!state.gone && state.flight.is_none()).then(|| self.start(&mut state))
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State) -> Leader {
+        let flight = Arc::new(Flight::default());
+        state.flight = Some(Arc::clone(&flight));
+        Leader {
+            slot: Arc::clone(self),
+            flight,
+        }
+    }
+
+    /// Publishes an entry and lands the flight, if there is one. Returns `false`, and keeps
+    /// nothing, if the slot is gone: the answer belongs to a generation that was purged.
+    pub fn publish(&self, entry: Arc<Entry>) -> bool {
+        let flight = {
+            let mut state = lock(&self.state);
+            if state.gone {
+                return false;
+            }
+            let generation = entry.generation;
+            state.entry = Some(entry);
+            self.generation.store(generation, Ordering::Release);
+            state.flight.take()
+        };
+        if let Some(flight) = flight {
+            flight.land(Landing::Arrived);
+        }
+        true
+    }
+
+    /// Lands the flight, if there is one, with an error. The entry stays as it is.
+    pub fn fail(&self, error: &Arc<FetchError>) {
+        let flight = lock(&self.state).flight.take();
+        if let Some(flight) = flight {
+            flight.land(Landing::Failed(Arc::clone(error)));
+        }
+    }
+
+    /// Ends the slot's life: readers go back to the index, an answer still in flight is dropped.
+    pub fn bury(&self) {
+        let (flight, entry) = {
+            let mut state = lock(&self.state);
+            state.gone = true;
+            self.generation.store(TOMBSTONE, Ordering::Release);
+            (state.flight.take(), state.entry.take())
+        };
+        drop(entry);
+        if let Some(flight) = flight {
+            flight.land(Landing::Gone);
+        }
+    }
+
+    /// Adds what a worker has counted since its last tick.
+    pub fn add_hits(&self, hits: u64) {
+        self.hits.fetch_add(hits, Ordering::Relaxed);
+    }
+
+    /// Hits as of the workers' last ticks.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Whether an entry could be served at `now`.
+    #[must_use]
+    pub fn is_serving(&self, now: UnixMs) -> bool {
+        self.entry()
+            .is_some_and(|entry| !super::is_expired(now, entry.serve_until))
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        let ours = {
+            let mut state = lock(&self.slot.state);
+            let ours = state
+                .flight
+                .as_ref()
+                .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
+            if ours { state.flight.take() } else { None }
+        };
+        if let Some(flight) = ours {
+            flight.land(Landing::Lost);
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::cache::EchoKey;
+    use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret};
+    use crate::upstream::Class;
+
+    fn slot() -> Arc<Slot> {
+        let key = TokenKey {
+            upstream: "imds".into(),
+            identity: Identity::System,
+            resource: Resource::from_decoded(b"r").unwrap(),
+            capabilities: vec![],
+            extras: vec![],
+            client: None,
+        };
+        Arc::new(Slot::new(1, key))
+    }
+
+    fn entry(slot: &Slot, generation: u64) -> Arc<Entry> {
+        let lifetime = Lifetime {
+            received_at: UnixMs(0),
+            expires_on_s: 100,
+            not_before_s: None,
+            refresh_in_s: None,
+        };
+        let token = AccessToken {
+            secret: Secret::new(b"t".to_vec()),
+            lifetime,
+            client_id: None,
+        };
+        let echo = EchoKey::random().echo(slot.key());
+        Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token)))
+    }
+
+    fn waiting(slot: &Arc<Slot>) -> (Waiter, Option<Leader>) {
+        match slot.join() {
+            Joined::Waiting(waiter, leader) => (waiter, leader),
+            _ => panic!("the slot takes callers"),
+        }
+    }
+
+    fn poll(waiter: &mut Waiter) -> Option<Landing> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match pin!(waiter).poll(&mut context) {
+            Poll::Ready(landing) => Some(landing),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn the_first_caller_leads_and_the_rest_follow() {
+        let slot = slot();
+        let (mut first, leader) = waiting(&slot);
+        let (mut second, follower) = waiting(&slot);
+        assert!(leader.is_some() && follower.is_none());
+        assert!(slot.lead().is_none());
+        assert!(poll(&mut first).is_none());
+        assert!(slot.publish(entry(&slot, 7)));
+        assert!(matches!(poll(&mut first), Some(Landing::Arrived)));
+        assert!(matches!(poll(&mut second), Some(Landing::Arrived)));
+        assert!(slot.is_current(7));
+    }
+
+    #[test]
+    fn a_dropped_leader_frees_the_slot_and_the_next_caller_leads() {
+        let slot = slot();
+        let (mut waiter, leader) = waiting(&slot);
+        drop(leader);
+        assert!(matches!(poll(&mut waiter), Some(Landing::Lost)));
+        assert!(waiting(&slot).1.is_some());
+    }
+
+    #[test]
+    fn a_failure_is_shared_once_and_keeps_the_entry() {
+        let slot = slot();
+        slot.publish(entry(&slot, 3));
+        let (mut a, _leader) = waiting(&slot);
+        let (mut b, _) = waiting(&slot);
+        slot.fail(&Arc::new(FetchError::of(Class::Timeout)));
+        assert!(matches!(poll(&mut a), Some(Landing::Failed(_))));
+        assert!(matches!(poll(&mut b), Some(Landing::Failed(_))));
+        assert!(slot.is_current(3) && slot.entry().is_some());
+        assert!(waiting(&slot).1.is_some());
+    }
+
+    #[test]
+    fn an_answer_that_lands_after_a_purge_is_thrown_away() {
+        let slot = slot();
+        slot.publish(entry(&slot, 3));
+        let (mut waiter, leader) = waiting(&slot);
+        slot.bury();
+        assert!(matches!(poll(&mut waiter), Some(Landing::Gone)));
+        assert!(!slot.publish(entry(&slot, 4)));
+        assert!(slot.entry().is_none() && !slot.is_current(3) && !slot.is_current(4));
+        drop(leader);
+        assert!(matches!(slot.join(), Joined::Gone));
+    }
+
+    #[test]
+    fn a_leader_of_an_older_flight_does_not_end_the_newer_one() {
+        let slot = slot();
+        let (_, old) = waiting(&slot);
+        slot.publish(entry(&slot, 1));
+        let (mut waiter, _new) = waiting(&slot);
+        drop(old);
+        assert!(poll(&mut waiter).is_none());
+    }
+
+    #[test]
+    fn seats_are_given_back() {
+        let slot = slot();
+        let (_waiter, _leader) = waiting(&slot);
+        for _ in 0..2 * crate::cache::capacity::MAX_WAITERS {
+            drop(waiting(&slot));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! One worker's view of the cache: request targets it has seen, and the entries they led to.
+//!
+//! Belongs to one thread. A known target is a hash, a comparison and one atomic load away from its
+//! finished bytes; everything else goes through the index.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+
+use super::capacity::MAX_TARGETS_PER_WORKER;
+use super::{Cache, Echo, Entry, Full, Joined, KeyId, Leader, Slot, Waiter};
+use crate::authz::Permit;
+use crate::clock::UnixMs;
+use crate::protocol::{Dialect, Digits};
+use crate::telemetry::metrics::Metrics;
+
+/// What a worker remembers.
+pub struct View {
+    cache: Arc<Cache>,
+    metrics: Metrics,
+    targets: HashTable<usize>,
+    seen: Vec<Option<Seen>>,
+    free: Vec<usize>,
+    hasher: foldhash::fast::RandomState,
+    purges_seen: Arc<AtomicU64>,
+    digits: Digits,
+}
+
+/// One request target on one listener, fully parsed and permitted once.
+pub struct Seen {
+    listener: u32,
+    target: Box<[u8]>,
+    dialect: Dialect,
+    permit: Permit,
+    echo: Echo,
+    slot: Arc<Slot>,
+    entry: Option<Arc<Entry>>,
+    hits: u64,
+    last_used: UnixMs,
+}
+
+/// Where a [`Seen`] is kept; good until the next tick.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(usize);
+
+/// What a look-up found.
+pub enum Found<'a> {
+    /// A finished body.
+    Body([&'a [u8]; 5]),
+    /// Nothing that may be served: wait. The leader goes to `refresh`, with its slot.
+    Wait(Waiter, Option<(Arc<Slot>, Leader)>),
+    /// No room for the key, or for one more waiter.
+    Full,
+}
+
+impl View {
+    /// An empty view, known to the cache until it is dropped.
+    #[must_use]
+    pub fn new(cache: Arc<Cache>, metrics: Metrics) -> Self {
+        let purges_seen = cache.add_worker();
+        Self {
+            cache,
+            metrics,
+            targets: HashTable::new(),
+            seen: Vec::new(),
+            free: Vec::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            purges_seen,
+            digits: Digits::new(0),
+        }
+    }
+
+    /// Where this raw target on this listener was put, if it was seen before.
+    #[must_use]
+    pub fn find(&self, listener: u32, target: &[u8]) -> Option<Place> {
+        let hash = self.hasher.hash_one((listener, target));
+        let matches = |at: &usize| {
+            self.seen[*at]
+                .as_ref()
+                .is_some_and(|s| s.listener == listener && *s.target == *target)
+        };
+        self.targets.find(hash, matches).map(|at| Place(*at))
+    }
+
+    /// Remembers a target after its full parse.
+    ///
+    /// # Errors
+    /// The cache has no room for the key.
+    pub fn remember(
+        &mut self,
+        listener: u32,
+        target: &[u8],
+        dialect: Dialect,
+        permit: Permit,
+    ) -> Result<Place, Full> {
+        if self.targets.len() >= MAX_TARGETS_PER_WORKER {
+            self.forget(|seen| seen.hits == 0);
+        }
+        if self.targets.len() >= MAX_TARGETS_PER_WORKER {
+            self.forget(|_| true);
+        }
+        let slot = self.cache.lookup(&permit)?;
+        let echo = self.cache.echo(permit.key());
+        let seen = Seen {
+            listener,
+            target: target.into(),
+            dialect,
+            permit,
+            echo,
+            entry: slot.entry(),
+            slot,
+            hits: 0,
+            last_used: UnixMs(0),
+        };
+        let at = if let Some(at) = self.free.pop() {
+            self.seen[at] = Some(seen);
+            at
+        } else {
+            self.seen.push(Some(seen));
+            self.seen.len() - 1
+        };
+        let hash = self.hasher.hash_one((listener, target));
+        let (hasher, all) = (&self.hasher, &self.seen);
+        self.targets
+            .insert_unique(hash, at, |at| hash_of(hasher, all, *at));
+        Ok(Place(at))
+    }
+
+    /// Looks up what may be served at `now` for a remembered target.
+    #[must_use]
+    pub fn look(&mut self, place: Place, now: UnixMs) -> Found<'_> {
+        let seen = self.seen[place.0]
+            .as_mut()
+            .expect("a place is used before the next tick");
+        let held = seen.entry.as_ref();
+        if !held.is_some_and(|entry| seen.slot.is_current(entry.generation)) {
+            // The slow path: the entry moved, or there never was one.
+            if seen.slot.is_gone() {
+                match self.cache.lookup(&seen.permit) {
+                    Ok(slot) => seen.slot = slot,
+                    Err(Full) => return Found::Full,
+                }
+            }
+            seen.entry = seen.slot.entry();
+        }
+        let servable = match &seen.entry {
+            Some(entry) if super::is_expired(now, entry.serve_until) => false,
+            Some(entry) if entry.echo == seen.echo => true,
+            Some(entry) => {
+                // Somebody else's token. It stays here, and the slot that held it ends.
+                self.metrics.echo_mismatch();
+                tracing::error!(generation = entry.generation, "entry withheld: wrong key");
+                self.cache.retire(&seen.slot);
+                false
+            }
+            None => false,
+        };
+        if !servable {
+            return join(&self.cache, seen, now);
+        }
+        let entry = seen.entry.as_ref().expect("a servable entry is there");
+        seen.hits += 1;
+        seen.last_used = now;
+        let left_s = entry.token.lifetime.expires_at().since(now) / 1000;
+        self.digits = Digits::new(left_s);
+        Found::Body(entry.rendered(seen.dialect).with(&self.digits))
+    }
+
+    /// The 1 s tick: adds hits up, reports which keys were used and when, and lets go of entries
+    /// that are no longer current.
+    pub fn tick(&mut self) -> Vec<(KeyId, UnixMs)> {
+        let purges = self.cache.purges();
+        let mut used = Vec::new();
+        for seen in self.seen.iter_mut().flatten() {
+            if seen.hits > 0 {
+                seen.slot.add_hits(seen.hits);
+                seen.hits = 0;
+                used.push((seen.slot.id(), seen.last_used));
+            }
+            if seen
+                .entry
+                .as_ref()
+                .is_some_and(|entry| !seen.slot.is_current(entry.generation))
+            {
+                seen.entry = None;
+            }
+        }
+        // A slot that is gone and was not asked for again takes its targets along.
+        self.forget(|seen| seen.entry.is_none() && seen.slot.is_gone());
+        self.purges_seen.store(purges, Ordering::Release);
+        used
+    }
+
+    fn forget(&mut self, which: impl Fn(&Seen) -> bool) {
+        let Self {
+            targets,
+            seen,
+            free,
+            ..
+        } = self;
+        targets.retain(|at| {
+            let gone = seen[*at].as_ref().is_none_or(&which);
+            if gone {
+                seen[*at] = None;
+                free.push(*at);
+            }
+            !gone
+        });
+    }
+}
+
+fn hash_of(hasher: &foldhash::fast::RandomState, all: &[Option<Seen>], at: usize) -> u64 {
+    let seen = all[at].as_ref().expect("an indexed target is kept");
+    hasher.hash_one((seen.listener, &*seen.target))
+}
+
+fn join<'a>(cache: &Cache, seen: &mut Seen, now: UnixMs) -> Found<'a> {
+    seen.last_used = now;
+    loop {
+        match seen.slot.join() {
+            Joined::Waiting(waiter, leader) => {
+                let leader = leader.map(|leader| (Arc::clone(&seen.slot), leader));
+                return Found::Wait(waiter, leader);
+            }
+            Joined::Crowded => return Found::Full,
+            // Retired between the look and the join: the index has, or makes, the next slot.
+            Joined::Gone => match cache.lookup(&seen.permit) {
+                Ok(slot) => seen.slot = slot,
+                Err(Full) => return Found::Full,
+            },
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.cache.remove_worker(&self.purges_seen);
+    }
+}

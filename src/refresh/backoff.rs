@@ -1,0 +1,98 @@
+//! How long to pause after a failure. Pure rules of (facts, jitter).
+
+use super::schedule::Jitter;
+use crate::upstream::{FetchError, Retry};
+
+/// The next pause in milliseconds: decorrelated jitter, between the shortest pause and three times
+/// the pause before, held under a cap that follows the time left. A source's `Retry-After` is a
+/// floor under it. Answers that will stand until somebody changes an assignment start slower.
+///
+/// `left_ms` is what the current token has left, 0 without one: a token with hours left is in no
+/// hurry, and a thousand such keys must not keep the source busy through an outage.
+#[must_use]
+pub fn pause_ms(
+    error: &FetchError,
+    before_ms: u64,
+    life_ms: u64,
+    left_ms: u64,
+    jitter: Jitter,
+) -> u64 {
+    let floor = match error.class.retry() {
+        Retry::Soon => (life_ms / 1000).clamp(20, 1000),
+        Retry::Slowly => (life_ms / 100).clamp(200, 10_000),
+    };
+    let cap = (left_ms / 20).clamp(floor * 5, 300_000.max(floor * 5));
+    let high = before_ms.saturating_mul(3).max(floor * 3).min(cap);
+    let asked = error
+        .retry_after
+        .map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
+    between(floor, high, jitter).max(asked)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "pauses are minutes at most, exact in an f64 and never negative"
+)]
+fn between(low: u64, high: u64, jitter: Jitter) -> u64 {
+    low + ((high - low) as f64 * jitter) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::Class;
+
+    const DAY_MS: u64 = 86_400_000;
+
+    #[test]
+    fn pauses_grow_from_a_second_to_minutes_while_hours_are_left() {
+        let error = FetchError::of(Class::ServerError);
+        assert_eq!(pause_ms(&error, 0, DAY_MS, DAY_MS / 2, 0.0), 1000);
+        assert_eq!(pause_ms(&error, 0, DAY_MS, DAY_MS / 2, 1.0), 3000);
+        assert_eq!(pause_ms(&error, 100_000, DAY_MS, DAY_MS / 2, 1.0), 300_000);
+        assert_eq!(pause_ms(&error, 300_000, DAY_MS, DAY_MS / 2, 1.0), 300_000);
+    }
+
+    #[test]
+    fn pauses_shrink_towards_the_end_of_life() {
+        let error = FetchError::of(Class::Timeout);
+        assert_eq!(pause_ms(&error, 300_000, DAY_MS, 600_000, 1.0), 30_000);
+        assert_eq!(pause_ms(&error, 300_000, DAY_MS, 0, 1.0), 5000);
+    }
+
+    #[test]
+    fn refusals_are_retried_slower_than_troubles() {
+        let denied = pause_ms(&FetchError::of(Class::Denied), 0, DAY_MS, DAY_MS, 0.0);
+        assert_eq!(denied, 10_000);
+    }
+
+    #[test]
+    fn retry_after_is_a_floor() {
+        let error = FetchError {
+            retry_after: Some(Duration::from_secs(90)),
+            ..FetchError::of(Class::Throttled)
+        };
+        assert_eq!(pause_ms(&error, 0, DAY_MS, 0, 0.0), 90_000);
+    }
+
+    #[test]
+    fn a_two_second_token_is_retried_within_its_life() {
+        assert!(pause_ms(&FetchError::of(Class::ServerError), 0, 2000, 1000, 1.0) <= 100);
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_are_never_zero_and_never_over_five_minutes(
+            before: u64, life: u64, left: u64, jitter in 0.0f64..1.0,
+        ) {
+            let pause = pause_ms(&FetchError::of(Class::Timeout), before, life, left, jitter);
+            prop_assert!((20..=300_000).contains(&pause));
+        }
+    }
+}

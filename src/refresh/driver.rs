@@ -1,0 +1,186 @@
+//! The thread that sleeps, listens and asks the upstream; everything it decides is the writer's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::writer::{KeyStatus, Work, Writer};
+use crate::cache::{KeyId, Leader, PurgeTicket, Slot};
+use crate::clock::{Clock, UnixMs};
+use crate::store::Restored;
+use crate::token::{AccessToken, TokenKey};
+use crate::upstream::{Class, FetchError, TokenSource};
+
+/// The longest sleep. Timers stand still while the machine is suspended, the clock does not: due
+/// keys are found at most this long after a resume.
+const MAX_SLEEP_MS: u64 = 1000;
+
+type Answer = (Id, Result<AccessToken, FetchError>);
+
+enum Message {
+    Demanded(Arc<Slot>, Leader),
+    Used(Vec<(KeyId, UnixMs)>),
+    Status(oneshot::Sender<Vec<KeyStatus>>),
+    Purge(
+        Box<dyn Fn(&TokenKey) -> bool + Send>,
+        oneshot::Sender<(usize, PurgeTicket)>,
+    ),
+    Stop,
+}
+
+/// The refresh thread has ended; the process cannot go on without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the refresh thread has stopped")]
+pub struct Stopped;
+
+/// How other threads talk to the refresh thread. Cheap to clone; sending never waits. What is
+/// queued is bounded by the keys (one demand per flight) and the workers (one tick a second).
+#[derive(Clone)]
+pub struct Handle(mpsc::UnboundedSender<Message>);
+
+impl Handle {
+    /// Hands a flight that callers wait on to the refresh thread. If that has ended, dropping the
+    /// leader lands the flight as lost.
+    pub fn demand(&self, slot: Arc<Slot>, leader: Leader) {
+        let _ = self.0.send(Message::Demanded(slot, leader));
+    }
+
+    /// Reports keys that were hit, and when last.
+    pub fn used(&self, used: Vec<(KeyId, UnixMs)>) {
+        if !used.is_empty() {
+            let _ = self.0.send(Message::Used(used));
+        }
+    }
+
+    /// Every key as operators see it.
+    ///
+    /// # Errors
+    /// The refresh thread has ended.
+    pub async fn status(&self) -> Result<Vec<KeyStatus>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Message::Status(reply)).map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Purges the keys that `which` picks; says how many, with the ticket to wait for.
+    ///
+    /// # Errors
+    /// The refresh thread has ended.
+    pub async fn purge(
+        &self,
+        which: impl Fn(&TokenKey) -> bool + Send + 'static,
+    ) -> Result<(usize, PurgeTicket), Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.0
+            .send(Message::Purge(Box::new(which), reply))
+            .map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// The running refresh thread.
+pub struct Driver {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Driver {
+    /// Starts the thread: restored tokens are in the cache when this returns.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made.
+    pub fn start<S: TokenSource>(
+        mut writer: Writer,
+        source: S,
+        clock: Clock,
+        restored: Vec<Restored>,
+    ) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let work = writer.restore(clock.now(), restored);
+        let thread = std::thread::Builder::new()
+            .name("refresh".into())
+            .spawn(move || {
+                runtime.block_on(run(writer, source, clock, inbox, work));
+            })?;
+        Ok(Self {
+            handle: Handle(sender),
+            thread,
+        })
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Whether the thread has ended, which it does by itself only after a panic.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the thread; calls under way are dropped and their flights land as lost.
+    pub fn stop(self) {
+        let _ = self.handle.0.send(Message::Stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the refresh thread had panicked");
+        }
+    }
+}
+
+async fn run<S: TokenSource>(
+    mut writer: Writer,
+    source: S,
+    clock: Clock,
+    mut inbox: mpsc::UnboundedReceiver<Message>,
+    mut work: Work,
+) {
+    let mut calls: JoinSet<Result<AccessToken, FetchError>> = JoinSet::new();
+    let mut names: HashMap<Id, KeyId> = HashMap::new();
+    loop {
+        for job in work.jobs.drain(..) {
+            let task = calls.spawn(source.fetch(&job.key));
+            names.insert(task.id(), job.id);
+        }
+        let left = work
+            .wake_at
+            .map_or(MAX_SLEEP_MS, |at| at.since(clock.now()).min(MAX_SLEEP_MS));
+        work = tokio::select! {
+            message = inbox.recv() => match message {
+                None | Some(Message::Stop) => return,
+                Some(Message::Demanded(slot, leader)) => writer.demanded(clock.now(), slot, leader),
+                Some(Message::Used(used)) => writer.used(clock.now(), &used),
+                Some(Message::Status(reply)) => {
+                    let _ = reply.send(writer.status());
+                    writer.woken(clock.now())
+                }
+                Some(Message::Purge(which, reply)) => {
+                    let (count, ticket, work) = writer.purge(clock.now(), which);
+                    let _ = reply.send((count, ticket));
+                    work
+                }
+            },
+            Some(ended) = calls.join_next_with_id() => {
+                let (task, answer) = answer_of(ended);
+                match names.remove(&task) {
+                    Some(id) => writer.landed(clock.now(), id, answer),
+                    None => writer.woken(clock.now()),
+                }
+            }
+            () = tokio::time::sleep(Duration::from_millis(left)) => writer.woken(clock.now()),
+        };
+    }
+}
+
+/// A call that panicked, or was dropped, is a failure like any other.
+fn answer_of(ended: Result<Answer, JoinError>) -> Answer {
+    ended.unwrap_or_else(|error| (error.id(), Err(FetchError::of(Class::Lost))))
+}

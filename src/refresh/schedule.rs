@@ -1,0 +1,158 @@
+//! When a token is renewed. Pure rules of (now, facts, jitter).
+
+use crate::clock::UnixMs;
+use crate::token::Lifetime;
+
+/// A random number in `0.0..1.0`, drawn by the caller of a rule.
+pub type Jitter = f64;
+
+/// Renewal falls in the last twentieth before half of the life, so that a thousand keys fetched
+/// together are not renewed together.
+const JITTER_SHARE: f64 = 0.05;
+
+/// The shortest pause between two calls for one key: a hundredth of the life, at least 20 ms and at
+/// most 30 s. It scales with the life so that a token of two seconds works.
+#[must_use]
+pub fn min_pause_ms(life_ms: u64) -> u64 {
+    (life_ms / 100).clamp(20, 30_000)
+}
+
+/// When to renew a token that just arrived: at half of its life, or when the issuer advised if that
+/// is sooner than the end, a little earlier by jitter. Never sooner than the shortest pause.
+#[must_use]
+pub fn due_at(lifetime: &Lifetime, jitter: Jitter) -> UnixMs {
+    let life = lifetime.life_ms();
+    let advised = lifetime
+        .refresh_in_s
+        .map(|s| s.saturating_mul(1000))
+        .filter(|ms| *ms < life);
+    let wait = scale(advised.unwrap_or(life / 2), 1.0 - JITTER_SHARE * jitter);
+    lifetime.received_at.plus(wait.max(min_pause_ms(life)))
+}
+
+/// When to ask again after the upstream gave the same token once more: when half of what is left
+/// has passed.
+#[must_use]
+pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, jitter: Jitter) -> UnixMs {
+    let left = lifetime.expires_at().since(now);
+    let wait = scale(left / 2, 1.0 - JITTER_SHARE * jitter);
+    now.plus(wait.max(min_pause_ms(lifetime.life_ms())))
+}
+
+/// Whether nobody asked for a key during a whole life of its token, so that it may drop out.
+#[must_use]
+pub fn is_idle(now: UnixMs, last_used: UnixMs, lifetime: &Lifetime) -> bool {
+    now.since(last_used) >= lifetime.life_ms()
+}
+
+/// Whether so little is left that this renewal goes before all others: a tenth of the life.
+#[must_use]
+pub fn is_urgent(now: UnixMs, lifetime: &Lifetime) -> bool {
+    lifetime.expires_at().since(now) < lifetime.life_ms() / 10
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "milliseconds of a token's life are exact in an f64, and the factor is in 0.95..=1"
+)]
+fn scale(ms: u64, factor: f64) -> u64 {
+    (ms as f64 * factor) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lifetime(received_ms: u64, expires_on_s: u64, refresh_in_s: Option<u64>) -> Lifetime {
+        Lifetime {
+            received_at: UnixMs(received_ms),
+            expires_on_s,
+            not_before_s: None,
+            refresh_in_s,
+        }
+    }
+
+    #[test]
+    fn a_day_long_token_is_renewed_at_half_of_its_life() {
+        let day = lifetime(0, 86_400, None);
+        assert_eq!(due_at(&day, 0.0), UnixMs(43_200_000));
+        assert_eq!(due_at(&day, 1.0), UnixMs(41_040_000));
+    }
+
+    #[test]
+    fn life_counts_from_receipt_and_not_from_issue() {
+        let old = lifetime(80_000_000, 86_400, None);
+        assert_eq!(due_at(&old, 0.0), UnixMs(83_200_000));
+    }
+
+    #[test]
+    fn the_issuers_advice_is_taken_unless_it_lies_past_the_end() {
+        assert_eq!(due_at(&lifetime(0, 100, Some(80)), 0.0), UnixMs(80_000));
+        assert_eq!(due_at(&lifetime(0, 100, Some(100)), 0.0), UnixMs(50_000));
+        assert_eq!(
+            due_at(&lifetime(0, 100, Some(u64::MAX)), 0.0),
+            UnixMs(50_000)
+        );
+        assert_eq!(due_at(&lifetime(0, 100, Some(0)), 0.0), UnixMs(1000));
+    }
+
+    #[test]
+    fn a_two_second_token_is_renewed_in_time() {
+        assert_eq!(due_at(&lifetime(0, 2, None), 0.0), UnixMs(1000));
+        assert_eq!(min_pause_ms(2000), 20);
+    }
+
+    #[test]
+    fn the_same_token_again_waits_for_half_of_what_is_left() {
+        let day = lifetime(0, 86_400, None);
+        let noon = UnixMs(43_200_000);
+        assert_eq!(due_after_same(noon, &day, 0.0), UnixMs(64_800_000));
+        let last_minute = UnixMs(86_399_000);
+        assert_eq!(
+            due_after_same(last_minute, &day, 0.0),
+            last_minute.plus(30_000)
+        );
+    }
+
+    #[test]
+    fn a_key_is_idle_after_a_whole_life_without_a_caller() {
+        let token = lifetime(50_000, 150, None);
+        assert!(!is_idle(UnixMs(149_999), UnixMs(50_000), &token));
+        assert!(is_idle(UnixMs(150_000), UnixMs(50_000), &token));
+    }
+
+    #[test]
+    fn the_last_tenth_is_urgent() {
+        let token = lifetime(0, 100, None);
+        assert!(!is_urgent(UnixMs(90_000), &token));
+        assert!(is_urgent(UnixMs(90_001), &token));
+    }
+
+    proptest! {
+        #[test]
+        fn renewal_lies_ahead_and_before_half_of_life_is_over(
+            received in 0u64..4_000_000_000_000, life_s in 2u64..700_000, jitter in 0.0f64..1.0,
+        ) {
+            let token = lifetime(received, received / 1000 + 1 + life_s, None);
+            let due = due_at(&token, jitter);
+            prop_assert!(due > token.received_at);
+            prop_assert!(due <= token.received_at.plus(token.life_ms() / 2));
+            prop_assert!(due >= token.received_at.plus(token.life_ms() * 47 / 100));
+        }
+
+        #[test]
+        fn no_rule_panics_or_stands_still(
+            now: u64, received: u64, expires: u64, advice in prop::option::of(any::<u64>()),
+            jitter in 0.0f64..1.0,
+        ) {
+            let token = lifetime(received, expires, advice);
+            let _ = (due_at(&token, jitter), is_idle(UnixMs(now), UnixMs(received), &token));
+            let again = due_after_same(UnixMs(now), &token, jitter);
+            prop_assert!(again > UnixMs(now) || now > u64::MAX - 20);
+        }
+    }
+}
