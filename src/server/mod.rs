@@ -1,4 +1,20 @@
-//! The front.
+//! The front: sockets, connections, and the one function that answers.
+//!
+//! Owns listening sockets, worker threads, and what a refusal looks like. Promises that each
+//! request is judged before it is read further, that a hit waits for nothing, and that a stopping
+//! server breaks no answer. [`handler`] is the story of a request; everything around it only feeds
+//! it plain values.
 
+mod admin_front;
+mod connection;
+pub mod handler;
+mod listener;
+mod reject;
 mod settings;
+mod workers;
+
+pub use admin_front::AdminFront;
+pub use listener::{BindError, Bound, bind_unix};
+pub use reject::{Refusal, Rejection};
 pub use settings::{Address, Listener, Settings};
+pub use workers::{Parts, Running};

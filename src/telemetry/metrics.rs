@@ -89,6 +89,13 @@ impl WorkerCounters {
         );
     }
 
+    /// Counts one request unless it was counted before.
+    pub fn count_unless(&self, counted: bool, outcome: Outcome) {
+        if !counted {
+            self.count(outcome);
+        }
+    }
+
     /// Requests with this outcome so far.
     #[must_use]
     pub fn total(&self, outcome: Outcome) -> u64 {

@@ -1,0 +1,179 @@
+//! The admin endpoints' sockets, on a thread of their own: they answer while workers are busy.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::listener::{BindError, bind_unix};
+use crate::admin::{Access, Admin, Settings};
+use crate::authz::guard::Facts;
+
+/// A scrape or a look at the keys is over in milliseconds; slow clients are cut.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
+/// Operators and scrapers are few.
+const MAX_CONNECTIONS: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The running admin sockets.
+pub struct AdminFront {
+    address: SocketAddr,
+    socket: Option<PathBuf>,
+}
+
+impl AdminFront {
+    /// Binds both sockets and starts answering. An admin socket that cannot be had is a warning:
+    /// only the TCP address is needed to run.
+    ///
+    /// # Errors
+    /// The TCP address is taken or cannot be had, or the thread cannot be made.
+    pub fn start(settings: &Settings, admin: Admin) -> Result<Self, BindError> {
+        let failed = |error: io::Error| {
+            let address = settings.address.to_string();
+            match error.kind() {
+                io::ErrorKind::AddrInUse => BindError::InUse { address },
+                _ => BindError::Other { address, error },
+            }
+        };
+        let tcp = std::net::TcpListener::bind(settings.address).map_err(failed)?;
+        tcp.set_nonblocking(true).map_err(failed)?;
+        let address = tcp.local_addr().map_err(failed)?;
+        let unix = settings.socket.as_deref().and_then(bind_socket);
+        let socket = settings.socket.clone().filter(|_| unix.is_some());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.map_err(failed)?;
+        std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    tokio::join!(accept_tcp(tcp, admin.clone()), accept_unix(unix, admin));
+                });
+            })
+            .map_err(failed)?;
+        Ok(Self { address, socket })
+    }
+
+    /// Where the read-only endpoints are.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminFront {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.socket {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+fn bind_socket(path: &Path) -> Option<std::os::unix::net::UnixListener> {
+    let bound = bind_unix(path, 0o600);
+    bound
+        .inspect_err(|error| {
+            tracing::warn!(%error, path = %path.display(), "no admin socket: state cannot be changed");
+        })
+        .ok()
+}
+
+async fn accept_tcp(socket: std::net::TcpListener, admin: Admin) {
+    let Ok(socket) = TcpListener::from_std(socket) else {
+        return;
+    };
+    let seats = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let seat = std::sync::Arc::clone(&seats).acquire_owned().await;
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let serving = serve(stream, admin.clone(), Access::ReadOnly);
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(seat);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn accept_unix(socket: Option<std::os::unix::net::UnixListener>, admin: Admin) {
+    let Some(Ok(socket)) = socket.map(UnixListener::from_std) else {
+        return;
+    };
+    let own = rustix::process::geteuid().as_raw();
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => match stream.peer_cred().map(|peer| peer.uid()) {
+                Ok(uid) if uid == 0 || uid == own => {
+                    tokio::spawn(serve(stream, admin.clone(), Access::Operator));
+                }
+                _ => tracing::warn!("caller on the admin socket turned away"),
+            },
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn serve<I>(io: I, admin: Admin, access: Access)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &admin, access).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(CONNECTION_DEADLINE)
+        .serve_connection(TokioIo::new(io), service);
+    let _ = tokio::time::timeout(CONNECTION_DEADLINE, connection).await;
+}
+
+async fn answer(
+    request: &Request<Incoming>,
+    admin: &Admin,
+    access: Access,
+) -> Response<Full<Bytes>> {
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
+    // The same marks of forged requests as at the token door: a web page could otherwise read the
+    // keys' names through a rebound host.
+    if Facts::read(headers).admit().is_err() {
+        return response(403, "text/plain; charset=utf-8", "not accepted\n".into());
+    }
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let answer = admin
+        .answer(request.method().as_str(), target, access)
+        .await;
+    response(answer.status, answer.content_type, answer.body)
+}
+
+fn response(status: u16, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
