@@ -1,19 +1,16 @@
-//! From a request to its answer: who answers, what spoils it, what it says.
+//! From a request to its answer: who answers, and what spoils it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::claims::BACKDATED_S;
 use crate::faults::{FaultKind, html_page};
 use crate::http::{Reply, Request};
-use crate::issuer::Issued;
 use crate::refusals::{Refusal, status_reply};
 use crate::rules::{self, Route, TokenRequest};
 use crate::time;
+use crate::token_reply::{Grant, token_reply};
 use crate::world::{InProgress, World};
-use crate::{Identity, entra, metadata};
+use crate::{entra, metadata};
 
 /// What to do with the connection.
 pub(crate) struct Answer {
@@ -36,13 +33,6 @@ pub(crate) enum Delivery {
     },
     Hang,
     Reset,
-}
-
-/// A token request that will be served, unless a fault comes in between.
-struct Grant {
-    identity: Identity,
-    resource: String,
-    bypass_cache: bool,
 }
 
 /// Answers everything but the control path.
@@ -94,11 +84,13 @@ fn judge_token_request(
         refusal.reply()
     })?;
 
+    let tuning = world.tuning();
+    let latency = Duration::from_millis(tuning.latency_ms);
     let now = time::steady();
     world
         .tally()
         .arrived(selector.to_string(), resource.clone(), now, time::unix_ms());
-    let admitted = world.throttle().admit(now, world.tuning().limits);
+    let admitted = world.throttle().admit(now, tuning.limits);
     *in_progress = Some(InProgress {
         world: Arc::clone(world),
         admitted,
@@ -116,12 +108,13 @@ fn judge_token_request(
         identity,
         resource,
         bypass_cache,
+        latency,
     })
 }
 
 /// Issues the token and replies with it, or with what the fault makes of it.
 async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind>) -> Delivery {
-    tokio::time::sleep(Duration::from_millis(world.tuning().latency_ms)).await;
+    tokio::time::sleep(grant.latency).await;
     // Faults that end without a token do not issue one either, so that the counts of issued
     // tokens are those that a caller can have seen.
     match fault {
@@ -179,71 +172,98 @@ fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
     }
 }
 
-/// The success body: every value a string, in the order of the real endpoint.
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    access_token: &'a str,
-    client_id: &'a str,
-    expires_in: String,
-    expires_on: String,
-    ext_expires_in: String,
-    not_before: String,
-    resource: &'a str,
-    token_type: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
 
-fn token_reply(world: &World, grant: &Grant) -> Reply {
-    let issued = token_for(world, grant);
-    let now_s = time::unix_ms() / 1000;
-    let expires_in = issued.expires_on_s.saturating_sub(now_s).to_string();
-    let body = TokenBody {
-        access_token: &issued.token,
-        client_id: &grant.identity.client_id,
-        expires_in: expires_in.clone(),
-        expires_on: issued.expires_on_s.to_string(),
-        ext_expires_in: expires_in,
-        not_before: issued.not_before_s.to_string(),
-        resource: &grant.resource,
-        token_type: "Bearer",
-    };
-    Reply::json(
-        200,
-        serde_json::to_string(&body).expect("strings always serialise"),
-    )
-}
+    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited};
+    use crate::{Fault, FaultKind, Limits, Settings};
 
-/// The last token again if it is good enough, else a new one.
-fn token_for(world: &World, grant: &Grant) -> Issued {
-    let Grant {
-        identity,
-        resource,
-        bypass_cache,
-    } = grant;
-    let tuning = world.tuning();
-    let now_ms = time::unix_ms();
-    if !bypass_cache {
-        let repeated =
-            world
-                .issuer()
-                .repeated(&identity.client_id, resource, tuning.reissue_below, now_ms);
-        if let Some(issued) = repeated {
-            world.tally().numbers.tokens_repeated += 1;
-            return issued;
+    #[test]
+    fn requests_above_the_rate_are_throttled_with_the_real_body() {
+        let limits = Limits {
+            requests_per_s: 3,
+            at_once: 0,
+        };
+        let emulator = start(Settings {
+            limits,
+            ..Settings::default()
+        });
+        let mut connection = Connection::open(&emulator);
+        // Refused requests take no place, so some of any 200 quick ones are served and some not.
+        let replies: Vec<_> = (0..200)
+            .map(|_| connection.get(&token_target("")).unwrap())
+            .collect();
+        let throttled: Vec<_> = replies.iter().filter(|it| it.status == 429).collect();
+        assert!(!throttled.is_empty());
+        assert!(replies[..3].iter().all(|it| it.status == 200));
+        let body = r#"{"error":"invalid_request","error_description":"Temporarily throttled, too many requests"}"#;
+        assert_eq!(
+            (
+                throttled[0].body.as_str(),
+                throttled[0].header("retry-after")
+            ),
+            (body, None)
+        );
+
+        let counts = emulator.counts();
+        assert_eq!(counts.throttled, throttled.len() as u64);
+        assert_eq!(counts.calls_for("system", RESOURCE), 200);
+        assert!(counts.peak_rate_per_s > 3);
+    }
+
+    #[test]
+    fn requests_above_the_number_at_once_are_throttled() {
+        let limits = Limits {
+            requests_per_s: 0,
+            at_once: 2,
+        };
+        let emulator = start(Settings {
+            limits,
+            ..Settings::default()
+        });
+        // Hanging requests stay in progress until their callers close.
+        emulator.set_fault(Some(Fault::times(FaultKind::Hang, 2)));
+        let mut hanging: Vec<_> = (0..2).map(|_| Connection::open(&emulator)).collect();
+        for connection in &mut hanging {
+            let target = token_target("");
+            connection
+                .send(&format!(
+                    "GET {target} HTTP/1.1\r\nHost: t\r\nMetadata: true\r\n\r\n"
+                ))
+                .unwrap();
+        }
+        wait_until(|| emulator.counts().in_progress == 2);
+        assert_eq!(ask(&emulator, "").status, 429);
+        drop(hanging);
+        wait_until(|| emulator.counts().in_progress == 0);
+        assert_eq!(ask(&emulator, "").status, 200);
+        assert_eq!(emulator.counts().peak_concurrency, 3);
+    }
+
+    #[test]
+    fn a_slow_token_does_not_hold_up_another_connection() {
+        let emulator = unlimited();
+        emulator.set_latency_ms(60_000);
+        let mut slow = Connection::open(&emulator);
+        let (sender, receiver) = mpsc::channel();
+        let target = token_target("");
+        let waiting = thread::spawn(move || sender.send(slow.get(&target).is_err()));
+        wait_until(|| emulator.counts().in_progress == 1);
+        emulator.set_latency_ms(0);
+        assert_eq!(ask(&emulator, "").status, 200);
+        emulator.stop();
+        assert!(
+            receiver.recv().unwrap(),
+            "stopping closes the connection that waits"
+        );
+        waiting.join().unwrap().unwrap();
+    }
+
+    fn wait_until(condition: impl Fn() -> bool) {
+        while !condition() {
+            thread::yield_now();
         }
     }
-    let now_s = now_ms / 1000;
-    let claims = world
-        .issuance
-        .claims_json(identity, resource, now_s, tuning.lifetime_s);
-    let issued = Issued {
-        token: world.key.sign(&claims),
-        expires_on_s: now_s + tuning.lifetime_s,
-        not_before_s: now_s.saturating_sub(BACKDATED_S),
-        lifetime_s: tuning.lifetime_s,
-    };
-    world
-        .issuer()
-        .remember(&identity.client_id, resource, issued.clone());
-    world.tally().numbers.tokens_issued += 1;
-    issued
 }

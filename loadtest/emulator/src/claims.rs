@@ -99,3 +99,71 @@ pub(crate) fn random_bytes() -> [u8; 16] {
         .expect("the operating system gives random bytes");
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{ask, start, unlimited};
+    use crate::{Limits, Settings};
+
+    #[test]
+    fn a_token_has_the_claims_of_a_version_1_application_token() {
+        let claims = ask(&unlimited(), "").claims();
+        let tenant = crate::settings::DEFAULT_TENANT_ID;
+        let issuer = format!("https://sts.windows.net/{tenant}/");
+        for (name, value) in [
+            ("aud", "https://management.azure.com"),
+            ("iss", &issuer),
+            ("idp", &issuer),
+            ("tid", tenant),
+            ("appidacr", "2"),
+            ("idtyp", "app"),
+            ("ver", "1.0"),
+        ] {
+            assert_eq!(claims[name], value, "{name}");
+        }
+        assert_eq!(claims["oid"], claims["sub"]);
+        assert_eq!(claims["uti"].as_str().unwrap().len(), 22);
+        assert!(claims.get("roles").is_none() && claims.get("canary").is_none());
+    }
+
+    #[test]
+    fn tenant_and_issuer_can_be_chosen() {
+        let claims = ask(
+            &start(Settings {
+                tenant_id: "t".to_owned(),
+                issuer: Some("https://issuer.test/".to_owned()),
+                ..Settings::default()
+            }),
+            "",
+        )
+        .claims();
+        assert_eq!(
+            (&claims["tid"], &claims["iss"]),
+            (&"t".into(), &"https://issuer.test/".into())
+        );
+    }
+
+    #[test]
+    fn the_canary_stands_in_every_token_and_is_found_by_its_text() {
+        for canary in ["a", "bird", "canary \"7\"", "ünïcode"] {
+            let emulator = start(Settings {
+                canary: Some(canary.to_owned()),
+                limits: Limits::NONE,
+                reissue_below: 1.0,
+                ..Settings::default()
+            });
+            let text = emulator.canary_in_tokens().unwrap();
+            for more in [
+                "",
+                "",
+                "/",
+                "&client_id=aaaaaaaa-1111-4222-8333-444444444444",
+            ] {
+                let reply = ask(&emulator, more);
+                assert_eq!(reply.claims()["canary"], canary);
+                assert!(reply.token().contains(&text), "{canary}");
+            }
+        }
+        assert_eq!(unlimited().canary_in_tokens(), None);
+    }
+}

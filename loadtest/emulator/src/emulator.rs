@@ -162,3 +162,63 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Connection, ask, get, start, token_target, unlimited};
+
+    #[test]
+    fn it_can_start_again_on_the_address_it_just_left() {
+        let mut emulator = unlimited();
+        let address = emulator.address();
+        for _ in 0..5 {
+            let mut open = Connection::open(&emulator);
+            assert_eq!(open.get(&token_target("")).unwrap().status, 200);
+            emulator.stop();
+            assert!(
+                open.get("/metadata/versions").is_err(),
+                "stopping closes connections"
+            );
+            emulator = start(Settings {
+                listen: address,
+                ..Settings::default()
+            });
+            assert_eq!(emulator.address(), address);
+        }
+    }
+
+    #[test]
+    fn a_key_given_as_text_is_used_or_refused() {
+        let published = unlimited().jwks();
+        let broken = Settings {
+            key_pem: Some("no key".to_owned()),
+            ..Settings::default()
+        };
+        let error = Emulator::start(broken).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let same = Settings {
+            key_pem: Some(crate::PUBLISHED_TEST_KEY_PEM.to_owned()),
+            ..Settings::default()
+        };
+        assert_eq!(start(same).jwks(), published);
+    }
+
+    #[tokio::test]
+    async fn it_can_be_used_from_within_a_runtime() {
+        let emulator = unlimited();
+        assert_eq!(ask(&emulator, "").status, 200);
+        emulator.stop();
+    }
+
+    #[test]
+    fn listening_everywhere_leads_verifiers_to_the_address_they_used() {
+        let listen = "0.0.0.0:0".parse().unwrap();
+        let emulator = start(Settings {
+            listen,
+            ..Settings::default()
+        });
+        let configuration = get(&emulator, "/.well-known/openid-configuration").json();
+        assert_eq!(configuration["jwks_uri"], "http://test/discovery/keys");
+    }
+}

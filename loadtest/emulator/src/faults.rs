@@ -180,7 +180,10 @@ pub(crate) fn html_page(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
+    use crate::testing::{Connection, ask, get, token_target, unlimited};
 
     #[test]
     fn a_fault_with_times_ends_by_itself() {
@@ -226,5 +229,115 @@ mod tests {
         ] {
             assert!(Fault::from_json(wrong.as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_status_fault_has_the_body_and_header_asked_for() {
+        let emulator = unlimited();
+        let kind = FaultKind::Status {
+            status: 503,
+            retry_after_s: Some(7),
+        };
+        emulator.set_fault(Some(Fault::times(kind, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (503, Some("7"))
+        );
+        assert!(reply.json()["error_description"].is_string());
+        assert_eq!(ask(&emulator, "").status, 200);
+        let counts = emulator.counts();
+        assert_eq!((counts.faulted, counts.tokens_issued), (1, 1));
+    }
+
+    #[test]
+    fn a_fault_leaves_refusals_alone_unless_it_is_for_all_requests() {
+        let emulator = unlimited();
+        let fault = Fault::always(FaultKind::Status {
+            status: 500,
+            retry_after_s: None,
+        });
+        emulator.set_fault(Some(fault.clone()));
+        assert_eq!(ask(&emulator, "&client_id=x").status, 400);
+        emulator.set_fault(Some(fault.for_all_requests()));
+        assert_eq!(ask(&emulator, "&client_id=x").status, 500);
+        assert_eq!(get(&emulator, "/_emulator/counts").status, 200);
+    }
+
+    #[test]
+    fn a_reset_is_seen_as_a_reset() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::times(FaultKind::Reset, 1)));
+        let error = Connection::open(&emulator)
+            .get(&token_target(""))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_truncated_body_is_shorter_than_announced() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::always(FaultKind::Truncate { send_bytes: 20 })));
+        let mut connection = Connection::open(&emulator);
+        assert_eq!(
+            connection.get(&token_target("")).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+
+        emulator.set_fault(Some(Fault::always(FaultKind::Truncate {
+            send_bytes: usize::MAX,
+        })));
+        let mut connection = Connection::open(&emulator);
+        assert_eq!(
+            connection.get(&token_target("")).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+    }
+
+    #[test]
+    fn a_dripped_body_arrives_whole_and_the_connection_goes_on() {
+        let emulator = unlimited();
+        let drip = FaultKind::Drip {
+            chunk_bytes: 100,
+            pause_ms: 1,
+        };
+        emulator.set_fault(Some(Fault::times(drip, 1)));
+        let mut connection = Connection::open(&emulator);
+        let dripped = connection.get(&token_target("")).unwrap().token();
+        assert_eq!(connection.get(&token_target("")).unwrap().token(), dripped);
+    }
+
+    #[test]
+    fn a_page_of_html_comes_with_status_200() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::times(FaultKind::Html, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            reply.header("content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert!(reply.status == 200 && reply.body.starts_with("<!DOCTYPE html>"));
+    }
+
+    #[test]
+    fn a_wrong_token_is_genuine_but_for_another() {
+        let emulator = unlimited();
+        let resource = "https://vault.azure.net".to_owned();
+        emulator.set_fault(Some(Fault::times(FaultKind::OtherResource { resource }, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(reply.claims()["aud"], "https://vault.azure.net");
+        assert_eq!(reply.json()["resource"], "https://vault.azure.net");
+
+        let client_id = "99999999-1111-4222-8333-444444444444".to_owned();
+        emulator.set_fault(Some(Fault::times(FaultKind::OtherClient { client_id }, 1)));
+        let reply = ask(&emulator, "&client_id=aaaaaaaa-1111-4222-8333-444444444444");
+        assert_eq!(
+            reply.claims()["appid"],
+            "99999999-1111-4222-8333-444444444444"
+        );
+        assert_eq!(
+            reply.json()["client_id"],
+            "99999999-1111-4222-8333-444444444444"
+        );
     }
 }

@@ -5,11 +5,10 @@
 //! every start. With a file there are exactly those it names. GUIDs and resource ids are compared
 //! without regard to case.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ring::digest;
-use serde::Deserialize;
 
 use crate::refusals::Refusal;
 
@@ -50,36 +49,6 @@ pub enum Identities {
     },
 }
 
-/// Why an identity file is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// It is not TOML, or has unknown keys.
-    #[error("the identity file cannot be read: {0}")]
-    Toml(#[from] toml::de::Error),
-    /// A client or object id is not a GUID.
-    #[error("identity `{name}`: `{value}` is not a GUID")]
-    NotAGuid {
-        /// The identity.
-        name: String,
-        /// What stands in place of the GUID.
-        value: String,
-    },
-    /// A resource id is not that of a user-assigned identity.
-    #[error("identity `{name}`: `{value}` is not the resource id of a user-assigned identity")]
-    NotAResourceId {
-        /// The identity.
-        name: String,
-        /// What stands in place of the resource id.
-        value: String,
-    },
-    /// A user-assigned identity has no name.
-    #[error("every user-assigned identity needs a name")]
-    NoName,
-    /// Two identities share an id.
-    #[error("two identities have the id `{0}`")]
-    Twice(String),
-}
-
 /// What a request says about the identity it wants; at most one, and no two spellings of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Selector {
@@ -103,37 +72,6 @@ impl fmt::Display for Selector {
 }
 
 impl Identities {
-    /// Reads an identity file; the README describes it.
-    ///
-    /// # Errors
-    /// If the text is not TOML, has unknown keys, an id is malformed or stands there twice.
-    pub fn from_toml(text: &str) -> Result<Self, IdentityError> {
-        let file: IdentityFile = toml::from_str(text)?;
-        let system = file
-            .system
-            .map(|entry| entry.into_identity("system", machine_resource_id(), false))
-            .transpose()?;
-        let mut users = Vec::new();
-        for entry in file.user {
-            let name = entry.name.clone().ok_or(IdentityError::NoName)?;
-            let resource_id = user_resource_id(&name);
-            users.push(entry.into_identity(&name, resource_id, true)?);
-        }
-        let mut seen = HashSet::new();
-        let user_resource_ids = users.iter().map(|user| &user.resource_id);
-        let all = || system.iter().chain(&users);
-        let ids = all()
-            .map(|identity| &identity.client_id)
-            .chain(all().map(|identity| &identity.object_id))
-            .chain(user_resource_ids);
-        for id in ids {
-            if !seen.insert(id.to_ascii_lowercase()) {
-                return Err(IdentityError::Twice(id.clone()));
-            }
-        }
-        Ok(Self::Exactly { system, users })
-    }
-
     /// The identity a selector means, or IMDS's refusal.
     pub(crate) fn find(&self, selector: &Selector) -> Result<Identity, Refusal> {
         match self {
@@ -190,7 +128,7 @@ fn made_up(selector: &Selector) -> Option<Identity> {
 }
 
 /// A GUID that is a hash of the text, marked as version 8 ("custom") of RFC 9562.
-fn guid_from(text: &str) -> String {
+pub(crate) fn guid_from(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.as_ref()[..16]);
@@ -212,7 +150,7 @@ pub(crate) fn guid(bytes: [u8; 16]) -> String {
     )
 }
 
-fn is_guid(text: &str) -> bool {
+pub(crate) fn is_guid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',
@@ -221,7 +159,7 @@ fn is_guid(text: &str) -> bool {
 }
 
 /// `/subscriptions/<id>/resourceGroups/<name>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>`
-fn is_user_resource_id(text: &str) -> bool {
+pub(crate) fn is_user_resource_id(text: &str) -> bool {
     let parts: Vec<&str> = text.split('/').collect();
     let [
         before,
@@ -246,7 +184,7 @@ fn is_user_resource_id(text: &str) -> bool {
         && ![id, group, name].contains(&"")
 }
 
-fn user_resource_id(name: &str) -> String {
+pub(crate) fn user_resource_id(name: &str) -> String {
     format!(
         "/subscriptions/{SUBSCRIPTION_ID}/resourcegroups/{RESOURCE_GROUP}/providers/\
          Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
@@ -260,55 +198,114 @@ pub(crate) fn machine_resource_id() -> String {
     )
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityFile {
-    system: Option<IdentityEntry>,
-    #[serde(default)]
-    user: Vec<IdentityEntry>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ask, start};
+    use crate::{Limits, Settings};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityEntry {
-    name: Option<String>,
-    client_id: Option<String>,
-    object_id: Option<String>,
-    resource_id: Option<String>,
-    #[serde(default)]
-    roles: BTreeMap<String, Vec<String>>,
-}
+    const TWO_USERS: &str = r#"
+        [[user]]
+        name = "one"
+        client_id = "AAAAAAAA-1111-4222-8333-444444444444"
+        object_id = "bbbbbbbb-1111-4222-8333-444444444444"
+        resource_id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one"
+        roles = { "https://management.azure.com" = ["Reader", "Writer"] }
 
-impl IdentityEntry {
-    /// Fills in what the file leaves out with hashes of the name, and checks what it says.
-    fn into_identity(
-        self,
-        name: &str,
-        default_resource_id: String,
-        user_assigned: bool,
-    ) -> Result<Identity, IdentityError> {
-        let guid_or = |given: Option<String>, kind: &str| match given {
-            None => Ok(guid_from(&format!("{kind} {name}"))),
-            Some(value) if is_guid(&value) => Ok(value.to_ascii_lowercase()),
-            Some(value) => Err(IdentityError::NotAGuid {
-                name: name.to_owned(),
-                value,
-            }),
-        };
-        let resource_id = self.resource_id.unwrap_or(default_resource_id);
-        if user_assigned && !is_user_resource_id(&resource_id) {
-            let name = name.to_owned();
-            return Err(IdentityError::NotAResourceId {
-                name,
-                value: resource_id,
-            });
-        }
-        Ok(Identity {
-            client_id: guid_or(self.client_id, "client")?,
-            object_id: guid_or(self.object_id, "object")?,
-            name: name.to_owned(),
-            resource_id,
-            roles: self.roles,
+        [[user]]
+        name = "two"
+    "#;
+    const MULTIPLE: &str = "Multiple user assigned identities exist, please specify the clientId \
+                            / resourceId of the identity in the token request";
+
+    fn machine_of(file: &str) -> crate::Emulator {
+        let identities = Identities::from_toml(file).unwrap();
+        start(Settings {
+            identities,
+            limits: Limits::NONE,
+            ..Settings::default()
         })
+    }
+
+    #[test]
+    fn a_made_up_identity_is_the_same_at_every_start() {
+        let selector = Selector::ObjectId("BBBBBBBB-1111-4222-8333-444444444444".to_owned());
+        let identity = Identities::AnyAsked.find(&selector).unwrap();
+        assert_eq!(identity.object_id, "bbbbbbbb-1111-4222-8333-444444444444");
+        assert_eq!(identity.client_id, "99dbd5f1-d6cc-8527-97ec-eeba843a84c7");
+        assert!(is_user_resource_id(&identity.resource_id));
+    }
+
+    #[test]
+    fn an_ill_formed_selector_finds_nobody() {
+        let emulator = machine_of("[system]");
+        let anyone = start(Settings::default());
+        for more in [
+            "&client_id=nobody",
+            "&object_id=1",
+            "&msi_res_id=/subscriptions/s",
+        ] {
+            for emulator in [&emulator, &anyone] {
+                let reply = ask(emulator, more);
+                let body =
+                    r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+                assert_eq!((reply.status, reply.body.as_str()), (400, body), "{more}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_identity_of_the_file_is_found_by_each_of_its_ids_in_any_case() {
+        let emulator = machine_of(TWO_USERS);
+        for more in [
+            "&client_id=aaaaaaaa-1111-4222-8333-444444444444",
+            "&object_id=BBBBBBBB-1111-4222-8333-444444444444",
+            "&msi_res_id=/SUBSCRIPTIONS/s/resourcegroups/g/providers/microsoft.managedidentity/userassignedidentities/ONE",
+        ] {
+            let claims = ask(&emulator, more).claims();
+            assert_eq!(
+                claims["appid"], "aaaaaaaa-1111-4222-8333-444444444444",
+                "{more}"
+            );
+            assert_eq!(
+                claims["roles"],
+                serde_json::json!(["Reader", "Writer"]),
+                "{more}"
+            );
+        }
+        let stranger = ask(&emulator, "&client_id=cccccccc-1111-4222-8333-444444444444");
+        assert_eq!(stranger.json()["error_description"], "Identity not found");
+    }
+
+    #[test]
+    fn without_a_selector_several_user_assigned_identities_are_too_many() {
+        let emulator = machine_of(TWO_USERS);
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            (reply.status, &reply.json()["error_description"]),
+            (400, &MULTIPLE.into())
+        );
+        assert_eq!(emulator.counts().no_identity, 1);
+    }
+
+    #[test]
+    fn without_a_selector_a_single_user_assigned_identity_is_meant() {
+        let reply = ask(&machine_of("[[user]]\nname = \"only\""), "");
+        assert_eq!(reply.json()["client_id"], guid_from("client only"));
+    }
+
+    #[test]
+    fn without_a_selector_the_system_assigned_identity_comes_first() {
+        let reply = ask(&machine_of(&format!("[system]\n{TWO_USERS}")), "");
+        assert_eq!(reply.json()["client_id"], guid_from("client system"));
+        assert_eq!(reply.claims()["xms_mirid"], machine_resource_id());
+    }
+
+    #[test]
+    fn a_machine_without_identities_has_none_to_offer() {
+        assert_eq!(
+            ask(&machine_of(""), "").json()["error_description"],
+            "Identity not found"
+        );
     }
 }

@@ -97,7 +97,10 @@ impl SigningKey {
 
 #[cfg(test)]
 mod tests {
+    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+
     use super::*;
+    use crate::testing::{ask, decode_part, get, unlimited};
 
     #[test]
     fn the_published_key_is_a_2048_bit_rsa_key() {
@@ -116,5 +119,50 @@ mod tests {
             SigningKey::from_pem(garbage),
             Err(KeyError::Rejected(_))
         ));
+    }
+
+    /// Verifies a token as a resource would: by the key set that discovery leads to.
+    fn verify(emulator: &crate::Emulator, token: &str) -> bool {
+        let configuration = get(emulator, "/.well-known/openid-configuration").json();
+        let uri = configuration["jwks_uri"].as_str().unwrap();
+        let path = uri
+            .strip_prefix(&format!("http://{}", emulator.address()))
+            .unwrap();
+        let keys = get(emulator, path).json();
+        let kid = decode_part(token, 0)["kid"].clone();
+        let keys = keys["keys"].as_array().unwrap();
+        let key = keys.iter().find(|key| key["kid"] == kid).unwrap();
+        let number = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        RsaPublicKeyComponents {
+            n: number("n"),
+            e: number("e"),
+        }
+        .verify(
+            &RSA_PKCS1_2048_8192_SHA256,
+            signed.as_bytes(),
+            &URL_SAFE_NO_PAD.decode(signature).unwrap(),
+        )
+        .is_ok()
+    }
+
+    #[test]
+    fn tokens_verify_against_the_published_key_set() {
+        let emulator = unlimited();
+        let token = ask(&emulator, "").token();
+        assert!(verify(&emulator, &token));
+        assert_eq!(decode_part(&token, 0)["alg"], "RS256");
+
+        // The same claims under another resource's signature are no good.
+        let other = ask(&emulator, "/").token();
+        let (signed, _) = token.rsplit_once('.').unwrap();
+        let (_, signature) = other.rsplit_once('.').unwrap();
+        assert!(!verify(&emulator, &format!("{signed}.{signature}")));
+    }
+
+    #[test]
+    fn the_handle_and_the_wire_show_the_same_key_set() {
+        let emulator = unlimited();
+        assert_eq!(get(&emulator, "/discovery/keys").body, emulator.jwks());
     }
 }

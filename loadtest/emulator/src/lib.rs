@@ -10,8 +10,9 @@
 //!
 //! - `server` accepts, `http` reads a request head and writes a reply.
 //! - `answer` finds who answers: `rules` (is this a proper token request?), `throttle` (may it be
-//!   served now?), `identities` (whose token?), `issuer` (a new token or the last one again?),
-//!   `claims` and `key` (what a token says, and who signs it).
+//!   served now?), `identities` and `identity_file` (whose token?).
+//! - `token_reply` makes the success: `issuer` (a new token or the last one again?), `claims` and
+//!   `key` (what a token says, and who signs it).
 //! - `refusals` words every error; `metadata` and `entra` hold the few other documents.
 //! - `faults` spoils an answer, `tally` counts it, `control` lets a test steer over HTTP.
 //! - `emulator` is the handle that embeds all this in a test or a demo; `settings` its options.
@@ -39,6 +40,7 @@ mod entra;
 mod faults;
 mod http;
 mod identities;
+mod identity_file;
 mod issuer;
 mod key;
 mod metadata;
@@ -52,11 +54,13 @@ mod tally;
 mod testing;
 mod throttle;
 mod time;
+mod token_reply;
 mod world;
 
 pub use emulator::Emulator;
 pub use faults::{Fault, FaultKind};
-pub use identities::{Identities, Identity, IdentityError};
+pub use identities::{Identities, Identity};
+pub use identity_file::IdentityError;
 pub use key::PUBLISHED_TEST_KEY_PEM;
 pub use settings::{Limits, Settings, Tuning};
 pub use tally::{CallCount, Counts};

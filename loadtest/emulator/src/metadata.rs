@@ -73,3 +73,48 @@ fn instance_document() -> Value {
         }]},
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Connection, get, unlimited};
+
+    #[test]
+    fn the_instance_document_is_found_whole_and_in_parts() {
+        let emulator = unlimited();
+        let part = |path: &str| {
+            get(
+                &emulator,
+                &format!("/metadata/instance{path}?api-version=2021-02-01"),
+            )
+        };
+        assert_eq!(part("").json()["compute"]["location"], "westeurope");
+        assert_eq!(part("/compute").json()["osType"], "Linux");
+        assert_eq!(part("/network/interface/0/macAddress").body, "000D3A000001");
+        assert_eq!(
+            (
+                part("/compute/location").body.as_str(),
+                part("/none").status
+            ),
+            ("westeurope", 404)
+        );
+    }
+
+    #[test]
+    fn the_documents_keep_the_rules_of_the_endpoint() {
+        let emulator = unlimited();
+        assert_eq!(get(&emulator, "/metadata/instance").status, 400);
+        assert_eq!(get(&emulator, "/metadata/versions").status, 200);
+        let mut connection = Connection::open(&emulator);
+        for target in [
+            "/metadata/versions",
+            "/metadata/instance?api-version=2021-02-01",
+        ] {
+            assert_eq!(
+                connection.request("GET", target, "", "").unwrap().status,
+                400,
+                "{target}"
+            );
+        }
+        assert_eq!(emulator.counts().token_calls, 0);
+    }
+}

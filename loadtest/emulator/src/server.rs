@@ -121,3 +121,82 @@ async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Connection, get, token_target, unlimited};
+
+    #[test]
+    fn one_connection_serves_many_requests_good_and_bad() {
+        let emulator = unlimited();
+        let mut connection = Connection::open(&emulator);
+        for target in [&token_target(""), "/nowhere", &token_target("&client_id=x")] {
+            assert!(connection.get(target).is_ok(), "{target}");
+        }
+        assert_eq!(connection.get(&token_target("")).unwrap().status, 200);
+    }
+
+    #[test]
+    fn requests_sent_ahead_are_answered_in_turn() {
+        let emulator = unlimited();
+        let mut connection = Connection::open(&emulator);
+        let one = "GET /metadata/versions HTTP/1.1\r\nHost: t\r\nMetadata: true\r\n\r\n";
+        let two = "GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n";
+        connection.send(&format!("{one}{two}{one}")).unwrap();
+        let statuses = [(); 3].map(|()| connection.read().unwrap().status);
+        assert_eq!(statuses, [200, 404, 200]);
+    }
+
+    #[test]
+    fn a_caller_that_asks_for_it_gets_its_connection_closed() {
+        let emulator = unlimited();
+        for request in [
+            "GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+        ] {
+            let mut connection = Connection::open(&emulator);
+            connection.send(request).unwrap();
+            let text = connection.read_to_end().unwrap();
+            assert!(
+                text.starts_with("HTTP/1.1 404 ") && text.contains("\r\nConnection: close\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_proper_request_is_refused_and_the_connection_closed() {
+        let emulator = unlimited();
+        let too_long = format!("GET / HTTP/1.1\r\nHost: t\r\nX: {}", "x".repeat(16 * 1024));
+        let many = format!("GET / HTTP/1.1\r\nHost: t\r\n{}\r\n", "X: y\r\n".repeat(64));
+        for (request, status) in [
+            ("nonsense\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: t\r\nHost: u\r\n\r\n", 400),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n",
+                411,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999\r\n\r\n",
+                413,
+            ),
+            (&too_long, 431),
+            (&many, 431),
+        ] {
+            let mut connection = Connection::open(&emulator);
+            connection.send(request).unwrap();
+            let reply = connection.read().unwrap();
+            assert_eq!(reply.status, status, "{request:.60}");
+            assert_eq!(connection.read_to_end().unwrap(), "");
+        }
+        assert_eq!(get(&emulator, "/metadata/versions").status, 200);
+    }
+}
