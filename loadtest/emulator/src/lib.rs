@@ -1,1 +1,66 @@
+//! An emulator of Azure's managed identity endpoint (IMDS), with limits and faults.
+//!
+//! It owns the answers a virtual machine would get from `169.254.169.254` when it asks for a
+//! token: the rules of the token endpoint, the refusals, the success body, RS256 tokens that any
+//! JWT library verifies, the request limits, and the ways in which the real thing breaks. It
+//! promises to be an independent second opinion on the wire format: it shares no code with the
+//! proxy it tests. It leaves everything else about Azure to Azure.
+//!
+//! One request passes through the files in this order:
+//!
+//! - `server` accepts, `http` reads a request head and writes a reply.
+//! - `answer` finds who answers: `rules` (is this a proper token request?), `throttle` (may it be
+//!   served now?), `identities` and `identity_file` (whose token?).
+//! - `token_reply` makes the success: `issuer` (a new token or the last one again?), `claims` and
+//!   `key` (what a token says, and who signs it).
+//! - `refusals` words every error; `metadata` and `entra` hold the few other documents.
+//! - `faults` spoils an answer, `tally` counts it, `control` lets a test steer over HTTP.
+//! - `emulator` is the handle that embeds all this in a test or a demo; `settings` its options.
+//!
+//! ```no_run
+//! use foretoken_emulator::{Emulator, Settings};
+//!
+//! let emulator = Emulator::start(Settings { lifetime_s: 10, ..Settings::default() })?;
+//! println!("listening on {}", emulator.address());
+//! println!("token calls so far: {}", emulator.counts().token_calls);
+//! emulator.stop();
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
+#![allow(
+    clippy::similar_names,
+    reason = "names end in their unit: `now_s` beside `now_ms`"
+)]
+
+mod answer;
+mod claims;
+mod control;
+mod emulator;
+mod entra;
+mod faults;
+mod http;
+mod identities;
+mod identity_file;
+mod issuer;
+mod key;
+mod metadata;
+mod query;
+mod refusals;
+mod rules;
+mod server;
+mod settings;
+mod tally;
+#[cfg(test)]
+mod testing;
+mod throttle;
+mod time;
+mod token_reply;
+mod world;
+
+pub use emulator::Emulator;
+pub use faults::{Fault, FaultKind};
+pub use identities::{Identities, Identity};
+pub use identity_file::IdentityError;
+pub use key::PUBLISHED_TEST_KEY_PEM;
+pub use settings::{Limits, Settings, Tuning};
+pub use tally::{CallCount, Counts};

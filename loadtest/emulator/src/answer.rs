@@ -1,0 +1,269 @@
+//! From a request to its answer: who answers, and what spoils it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::faults::{FaultKind, html_page};
+use crate::http::{Reply, Request};
+use crate::refusals::{Refusal, status_reply};
+use crate::rules::{self, Route, TokenRequest};
+use crate::time;
+use crate::token_reply::{Grant, token_reply};
+use crate::world::{InProgress, World};
+use crate::{entra, metadata};
+
+/// What to do with the connection.
+pub(crate) struct Answer {
+    pub delivery: Delivery,
+    /// Held until the answer is sent.
+    pub in_progress: Option<InProgress>,
+}
+
+/// How an answer goes out.
+pub(crate) enum Delivery {
+    Whole(Reply),
+    Drip {
+        reply: Reply,
+        chunk_bytes: usize,
+        pause: Duration,
+    },
+    Truncated {
+        reply: Reply,
+        send_bytes: usize,
+    },
+    Hang,
+    Reset,
+}
+
+/// Answers everything but the control path.
+pub(crate) async fn answer(world: &Arc<World>, request: &Request) -> Answer {
+    world.tally().numbers.total += 1;
+    let mut in_progress = None;
+    let verdict = match Route::of(&request.path) {
+        Route::Token => judge_token_request(world, request, &mut in_progress),
+        other => Err(answer_document(world, request, other)),
+    };
+    let fault = world.faults().next(verdict.is_ok());
+    if fault.is_some() {
+        world.tally().numbers.faulted += 1;
+    }
+    let delivery = match verdict {
+        Ok(grant) => deliver_token(world, grant, fault.as_ref()).await,
+        Err(reply) => spoil(world, reply, fault.as_ref()),
+    };
+    Answer {
+        delivery,
+        in_progress,
+    }
+}
+
+/// The documents beside the token endpoint.
+fn answer_document(world: &World, request: &Request, route: Route<'_>) -> Reply {
+    let document = match route {
+        Route::Instance(path) => metadata::instance(request, path),
+        Route::Versions => metadata::versions(request),
+        Route::OpenIdConfiguration => entra::open_id_configuration(world, request),
+        Route::Keys => entra::keys(world, request),
+        Route::Token | Route::Control(_) | Route::Unknown => Err(Refusal::NoSuchPath),
+    };
+    document.unwrap_or_else(|refusal| refusal.reply())
+}
+
+/// Rules, then limits, then identity: the grant, or the reply of the first that objects.
+fn judge_token_request(
+    world: &Arc<World>,
+    request: &Request,
+    in_progress: &mut Option<InProgress>,
+) -> Result<Grant, Reply> {
+    let TokenRequest {
+        resource,
+        selector,
+        bypass_cache,
+    } = rules::token_request(request).map_err(|refusal| {
+        world.tally().numbers.refused += 1;
+        refusal.reply()
+    })?;
+
+    let tuning = world.tuning();
+    let latency = Duration::from_millis(tuning.latency_ms);
+    let now = time::steady();
+    world
+        .tally()
+        .arrived(selector.to_string(), resource.clone(), now, time::unix_ms());
+    let admitted = world.throttle().admit(now, tuning.limits);
+    *in_progress = Some(InProgress {
+        world: Arc::clone(world),
+        admitted,
+    });
+    if !admitted {
+        world.tally().numbers.throttled += 1;
+        return Err(Refusal::Throttled.reply());
+    }
+
+    let identity = world.identities.find(&selector).map_err(|refusal| {
+        world.tally().numbers.no_identity += 1;
+        refusal.reply()
+    })?;
+    Ok(Grant {
+        identity,
+        resource,
+        bypass_cache,
+        latency,
+    })
+}
+
+/// Issues the token and replies with it, or with what the fault makes of it.
+async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind>) -> Delivery {
+    tokio::time::sleep(grant.latency).await;
+    // Faults that end without a token do not issue one either, so that the counts of issued
+    // tokens are those that a caller can have seen.
+    match fault {
+        Some(FaultKind::Status { .. } | FaultKind::Hang | FaultKind::Reset | FaultKind::Html) => {
+            return spoil(world, Reply::json(200, ""), fault);
+        }
+        Some(FaultKind::OtherResource { resource }) => grant.resource.clone_from(resource),
+        Some(FaultKind::OtherClient { client_id }) => {
+            grant.identity.client_id.clone_from(client_id);
+        }
+        Some(FaultKind::Drip { .. } | FaultKind::Truncate { .. }) | None => {}
+    }
+    let reply = token_reply(world, &grant);
+    spoil(world, reply, fault)
+}
+
+/// What a fault makes of a reply. Those that change whose token it is have done so before.
+fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
+    match fault {
+        None | Some(FaultKind::OtherResource { .. } | FaultKind::OtherClient { .. }) => {
+            Delivery::Whole(reply)
+        }
+        Some(FaultKind::Status {
+            status,
+            retry_after_s,
+        }) => {
+            let reply = status_reply(*status);
+            Delivery::Whole(match retry_after_s {
+                Some(seconds) => reply.with("Retry-After", seconds.to_string()),
+                None => reply,
+            })
+        }
+        Some(FaultKind::Html) => {
+            let mut page = Reply::text(200, html_page(world.address));
+            page.content_type = "text/html; charset=utf-8";
+            Delivery::Whole(page)
+        }
+        Some(FaultKind::Hang) => Delivery::Hang,
+        Some(FaultKind::Reset) => Delivery::Reset,
+        Some(FaultKind::Drip {
+            chunk_bytes,
+            pause_ms,
+        }) => {
+            let pause = Duration::from_millis(*pause_ms);
+            Delivery::Drip {
+                reply,
+                chunk_bytes: (*chunk_bytes).max(1),
+                pause,
+            }
+        }
+        Some(FaultKind::Truncate { send_bytes }) => Delivery::Truncated {
+            reply,
+            send_bytes: *send_bytes,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited};
+    use crate::{Fault, FaultKind, Limits, Settings};
+
+    #[test]
+    fn requests_above_the_rate_are_throttled_with_the_real_body() {
+        let limits = Limits {
+            requests_per_s: 3,
+            at_once: 0,
+        };
+        let emulator = start(Settings {
+            limits,
+            ..Settings::default()
+        });
+        let mut connection = Connection::open(&emulator);
+        // Refused requests take no place, so some of any 200 quick ones are served and some not.
+        let replies: Vec<_> = (0..200)
+            .map(|_| connection.get(&token_target("")).unwrap())
+            .collect();
+        let throttled: Vec<_> = replies.iter().filter(|it| it.status == 429).collect();
+        assert!(!throttled.is_empty());
+        assert!(replies[..3].iter().all(|it| it.status == 200));
+        let body = r#"{"error":"invalid_request","error_description":"Temporarily throttled, too many requests"}"#;
+        assert_eq!(
+            (
+                throttled[0].body.as_str(),
+                throttled[0].header("retry-after")
+            ),
+            (body, None)
+        );
+
+        let counts = emulator.counts();
+        assert_eq!(counts.throttled, throttled.len() as u64);
+        assert_eq!(counts.calls_for("system", RESOURCE), 200);
+        assert!(counts.peak_rate_per_s > 3);
+    }
+
+    #[test]
+    fn requests_above_the_number_at_once_are_throttled() {
+        let limits = Limits {
+            requests_per_s: 0,
+            at_once: 2,
+        };
+        let emulator = start(Settings {
+            limits,
+            ..Settings::default()
+        });
+        // Hanging requests stay in progress until their callers close.
+        emulator.set_fault(Some(Fault::times(FaultKind::Hang, 2)));
+        let mut hanging: Vec<_> = (0..2).map(|_| Connection::open(&emulator)).collect();
+        for connection in &mut hanging {
+            let target = token_target("");
+            connection
+                .send(&format!(
+                    "GET {target} HTTP/1.1\r\nHost: t\r\nMetadata: true\r\n\r\n"
+                ))
+                .unwrap();
+        }
+        wait_until(|| emulator.counts().in_progress == 2);
+        assert_eq!(ask(&emulator, "").status, 429);
+        drop(hanging);
+        wait_until(|| emulator.counts().in_progress == 0);
+        assert_eq!(ask(&emulator, "").status, 200);
+        assert_eq!(emulator.counts().peak_concurrency, 3);
+    }
+
+    #[test]
+    fn a_slow_token_does_not_hold_up_another_connection() {
+        let emulator = unlimited();
+        emulator.set_latency_ms(60_000);
+        let mut slow = Connection::open(&emulator);
+        let (sender, receiver) = mpsc::channel();
+        let target = token_target("");
+        let waiting = thread::spawn(move || sender.send(slow.get(&target).is_err()));
+        wait_until(|| emulator.counts().in_progress == 1);
+        emulator.set_latency_ms(0);
+        assert_eq!(ask(&emulator, "").status, 200);
+        emulator.stop();
+        assert!(
+            receiver.recv().unwrap(),
+            "stopping closes the connection that waits"
+        );
+        waiting.join().unwrap().unwrap();
+    }
+
+    fn wait_until(condition: impl Fn() -> bool) {
+        while !condition() {
+            thread::yield_now();
+        }
+    }
+}

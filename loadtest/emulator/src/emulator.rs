@@ -1,0 +1,224 @@
+//! The handle: starts an emulator on a thread of its own, steers it, and stops it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
+
+use crate::faults::Fault;
+use crate::server::serve;
+use crate::settings::{Limits, Settings, Tuning};
+use crate::tally::Counts;
+use crate::world::World;
+
+/// Connections the kernel holds for us until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// A running emulator. Every method may be called from any thread, inside a runtime or not;
+/// dropping it stops it.
+pub struct Emulator {
+    world: Arc<World>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// Starts an emulator. It is listening when this returns.
+    ///
+    /// # Errors
+    /// If it cannot listen on the address, if `key_pem` is not a usable key (`InvalidInput`), or
+    /// if the thread cannot be started.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let listener = listen(settings.listen)?;
+        let address = listener.local_addr()?;
+        let world = World::new(settings, address)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let world = Arc::new(world);
+
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shared = Arc::clone(&world);
+        let thread = thread::Builder::new()
+            .name("emulator".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = serve(listener, shared) => {}
+                        _ = stopped => {}
+                    }
+                });
+                // Dropping the runtime here drops every connection, and with it its socket.
+            })?;
+        Ok(Self {
+            world,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.world.address
+    }
+
+    /// The counts since the start or the last reset.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.world.tally().read()
+    }
+
+    /// Counts from zero again; calls in progress stay in progress.
+    pub fn reset_counts(&self) {
+        self.world.tally().reset();
+    }
+
+    /// Puts a fault in force, or takes it away.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.world.faults().set(fault);
+    }
+
+    /// Sets the life, in seconds, of tokens issued from now on; at least 1.
+    pub fn set_lifetime_s(&self, lifetime_s: u64) {
+        self.world.tune(|tuning| tuning.lifetime_s = lifetime_s);
+    }
+
+    /// Sets how many milliseconds a granted token request waits.
+    pub fn set_latency_ms(&self, latency_ms: u64) {
+        self.world.tune(|tuning| tuning.latency_ms = latency_ms);
+    }
+
+    /// Sets the limits on token requests.
+    pub fn set_limits(&self, limits: Limits) {
+        self.world.tune(|tuning| tuning.limits = limits);
+    }
+
+    /// Sets the share of its life (0 to 1) at or below which a token is replaced by a new one.
+    pub fn set_reissue_below(&self, share: f64) {
+        self.world.tune(|tuning| tuning.reissue_below = share);
+    }
+
+    /// The tuning now in force.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        self.world.tuning()
+    }
+
+    /// Forgets the issued tokens, so that the next request for each gets a new one.
+    pub fn forget_tokens(&self) {
+        self.world.issuer().forget_all();
+    }
+
+    /// The public signing key as a JSON Web Key Set.
+    #[must_use]
+    pub fn jwks(&self) -> String {
+        self.world.key.jwks()
+    }
+
+    /// With a canary: the text found, character for character, in every token of this emulator,
+    /// so that a search for it finds any token. It is the encoded start of the payload.
+    #[must_use]
+    pub fn canary_in_tokens(&self) -> Option<String> {
+        self.world.issuance.canary_in_tokens()
+    }
+
+    /// Stops: closes the listener and every connection, and waits until that is done.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // It fails only if the thread has ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Binds a listener that may take over an address whose last connections are still fading.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Connection, ask, get, start, token_target, unlimited};
+
+    #[test]
+    fn it_can_start_again_on_the_address_it_just_left() {
+        let mut emulator = unlimited();
+        let address = emulator.address();
+        for _ in 0..5 {
+            let mut open = Connection::open(&emulator);
+            assert_eq!(open.get(&token_target("")).unwrap().status, 200);
+            emulator.stop();
+            assert!(
+                open.get("/metadata/versions").is_err(),
+                "stopping closes connections"
+            );
+            emulator = start(Settings {
+                listen: address,
+                ..Settings::default()
+            });
+            assert_eq!(emulator.address(), address);
+        }
+    }
+
+    #[test]
+    fn a_key_given_as_text_is_used_or_refused() {
+        let published = unlimited().jwks();
+        let broken = Settings {
+            key_pem: Some("no key".to_owned()),
+            ..Settings::default()
+        };
+        let error = Emulator::start(broken).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let same = Settings {
+            key_pem: Some(crate::PUBLISHED_TEST_KEY_PEM.to_owned()),
+            ..Settings::default()
+        };
+        assert_eq!(start(same).jwks(), published);
+    }
+
+    #[tokio::test]
+    async fn it_can_be_used_from_within_a_runtime() {
+        let emulator = unlimited();
+        assert_eq!(ask(&emulator, "").status, 200);
+        emulator.stop();
+    }
+
+    #[test]
+    fn listening_everywhere_leads_verifiers_to_the_address_they_used() {
+        let listen = "0.0.0.0:0".parse().unwrap();
+        let emulator = start(Settings {
+            listen,
+            ..Settings::default()
+        });
+        let configuration = get(&emulator, "/.well-known/openid-configuration").json();
+        assert_eq!(configuration["jwks_uri"], "http://test/discovery/keys");
+    }
+}

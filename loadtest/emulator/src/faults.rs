@@ -1,0 +1,343 @@
+//! The ways in which the endpoint can be made to fail, and which request fails next.
+//!
+//! A fault spoils token requests that would otherwise have been granted, so that probes, refusals
+//! and throttling stay as they are; with `all_requests` it spoils everything but the control
+//! path, as when the endpoint is gone.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// A planned failure.
+///
+/// As JSON: `{"kind":"status","status":503,"retry_after_s":2,"times":3,"all_requests":false}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What goes wrong.
+    #[serde(flatten)]
+    pub kind: FaultKind,
+    /// How many more requests it spoils; `None` until it is taken away.
+    #[serde(default)]
+    pub times: Option<u32>,
+    /// Whether it spoils every request instead of only those that would be granted a token.
+    #[serde(default)]
+    pub all_requests: bool,
+}
+
+/// What goes wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FaultKind {
+    /// An error status, with the body IMDS has for it.
+    Status {
+        /// 400 to 599.
+        status: u16,
+        /// The `Retry-After` header in seconds, if there is to be one.
+        #[serde(default)]
+        retry_after_s: Option<u32>,
+    },
+    /// No answer at all; the connection stays open until the caller closes it.
+    Hang,
+    /// The connection is reset (RST).
+    Reset,
+    /// The right answer, its body in small pieces with pauses between them.
+    Drip {
+        /// Bytes in a piece, at least 1. As JSON 16 if left out.
+        #[serde(default = "default_chunk_bytes")]
+        chunk_bytes: usize,
+        /// Milliseconds between pieces. As JSON 100 if left out.
+        #[serde(default = "default_pause_ms")]
+        pause_ms: u64,
+    },
+    /// The headers announce the whole body, but the connection is closed within it.
+    Truncate {
+        /// Bytes of the body that are sent; never all of them. As JSON 20 if left out.
+        #[serde(default = "default_send_bytes")]
+        send_bytes: usize,
+    },
+    /// Status 200 with a page of HTML, as a captive portal would answer.
+    Html,
+    /// A genuine token for another resource than the one asked for.
+    OtherResource {
+        /// The resource it is for.
+        resource: String,
+    },
+    /// A genuine token of another identity than the one asked for.
+    OtherClient {
+        /// The client id of that identity, not checked.
+        client_id: String,
+    },
+}
+
+fn default_chunk_bytes() -> usize {
+    16
+}
+
+fn default_pause_ms() -> u64 {
+    100
+}
+
+fn default_send_bytes() -> usize {
+    20
+}
+
+impl Fault {
+    /// This failure for token requests, until it is taken away.
+    #[must_use]
+    pub fn always(kind: FaultKind) -> Self {
+        Self {
+            kind,
+            times: None,
+            all_requests: false,
+        }
+    }
+
+    /// This failure for the next token requests, this many of them.
+    #[must_use]
+    pub fn times(kind: FaultKind, times: u32) -> Self {
+        Self {
+            kind,
+            times: Some(times),
+            all_requests: false,
+        }
+    }
+
+    /// The same failure, for every request instead of only for token requests.
+    #[must_use]
+    pub fn for_all_requests(self) -> Self {
+        Self {
+            all_requests: true,
+            ..self
+        }
+    }
+
+    /// Reads the JSON form. Unlike serde on its own it refuses names it does not know, since a
+    /// misspelled one would quietly make another fault.
+    pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let given: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let fault = Self::deserialize(&given).map_err(|error| error.to_string())?;
+        if let FaultKind::Status { status, .. } = fault.kind
+            && !(400..600).contains(&status)
+        {
+            return Err("status must be 400 to 599".to_owned());
+        }
+        let known = serde_json::to_value(&fault).map_err(|error| error.to_string())?;
+        let mut names = given
+            .as_object()
+            .into_iter()
+            .flat_map(|object| object.keys());
+        match names.find(|name| known.get(name).is_none()) {
+            Some(unknown) => Err(format!("unknown name `{unknown}` for this kind of fault")),
+            None => Ok(fault),
+        }
+    }
+}
+
+/// The fault now in force, if any.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    current: Option<Fault>,
+}
+
+impl Faults {
+    pub(crate) fn set(&mut self, fault: Option<Fault>) {
+        self.current = fault;
+    }
+
+    pub(crate) fn current(&self) -> Option<&Fault> {
+        self.current.as_ref()
+    }
+
+    /// The failure of the next request; uses up one of its times.
+    pub(crate) fn next(&mut self, would_be_granted: bool) -> Option<FaultKind> {
+        let fault = self
+            .current
+            .as_mut()
+            .filter(|it| it.all_requests || would_be_granted)?;
+        if let Some(times) = &mut fault.times {
+            let Some(left) = times.checked_sub(1) else {
+                self.current = None;
+                return None;
+            };
+            *times = left;
+        }
+        let kind = fault.kind.clone();
+        if fault.times == Some(0) {
+            self.current = None;
+        }
+        Some(kind)
+    }
+}
+
+/// The page of the HTML fault.
+pub(crate) fn html_page(address: SocketAddr) -> String {
+    format!(
+        "<!DOCTYPE html><html><head><title>Sign in</title></head><body>\
+         <h1>Welcome</h1><p>Please sign in to use {address}.</p></body></html>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+    use crate::testing::{Connection, ask, get, token_target, unlimited};
+
+    #[test]
+    fn a_fault_with_times_ends_by_itself() {
+        let mut faults = Faults::default();
+        faults.set(Some(Fault::times(FaultKind::Hang, 2)));
+        assert_eq!(faults.next(false), None);
+        assert_eq!(faults.next(true), Some(FaultKind::Hang));
+        assert_eq!(faults.next(true), Some(FaultKind::Hang));
+        assert_eq!(faults.next(true), None);
+        assert_eq!(faults.current(), None);
+    }
+
+    #[test]
+    fn a_fault_for_all_requests_spoils_refusals_too() {
+        let mut faults = Faults::default();
+        faults.set(Some(Fault::always(FaultKind::Reset).for_all_requests()));
+        assert_eq!(faults.next(false), Some(FaultKind::Reset));
+    }
+
+    #[test]
+    fn the_json_form_has_defaults_and_refuses_unknown_names() {
+        let drip = Fault::from_json(br#"{"kind":"drip"}"#).unwrap();
+        assert_eq!(
+            drip,
+            Fault::always(FaultKind::Drip {
+                chunk_bytes: 16,
+                pause_ms: 100
+            })
+        );
+        let status = br#"{"kind":"status","status":429,"retry_after_s":7,"times":1}"#;
+        let expected = FaultKind::Status {
+            status: 429,
+            retry_after_s: Some(7),
+        };
+        assert_eq!(Fault::from_json(status).unwrap(), Fault::times(expected, 1));
+
+        for wrong in [
+            r#"{"kind":"status","status":503,"retry_after":7}"#,
+            r#"{"kind":"status","status":200}"#,
+            r#"{"kind":"hang","time":1}"#,
+            r#"{"kind":"explode"}"#,
+            "[]",
+        ] {
+            assert!(Fault::from_json(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_status_fault_has_the_body_and_header_asked_for() {
+        let emulator = unlimited();
+        let kind = FaultKind::Status {
+            status: 503,
+            retry_after_s: Some(7),
+        };
+        emulator.set_fault(Some(Fault::times(kind, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (503, Some("7"))
+        );
+        assert!(reply.json()["error_description"].is_string());
+        assert_eq!(ask(&emulator, "").status, 200);
+        let counts = emulator.counts();
+        assert_eq!((counts.faulted, counts.tokens_issued), (1, 1));
+    }
+
+    #[test]
+    fn a_fault_leaves_refusals_alone_unless_it_is_for_all_requests() {
+        let emulator = unlimited();
+        let fault = Fault::always(FaultKind::Status {
+            status: 500,
+            retry_after_s: None,
+        });
+        emulator.set_fault(Some(fault.clone()));
+        assert_eq!(ask(&emulator, "&client_id=x").status, 400);
+        emulator.set_fault(Some(fault.for_all_requests()));
+        assert_eq!(ask(&emulator, "&client_id=x").status, 500);
+        assert_eq!(get(&emulator, "/_emulator/counts").status, 200);
+    }
+
+    #[test]
+    fn a_reset_is_seen_as_a_reset() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::times(FaultKind::Reset, 1)));
+        let error = Connection::open(&emulator)
+            .get(&token_target(""))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_truncated_body_is_shorter_than_announced() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::always(FaultKind::Truncate { send_bytes: 20 })));
+        let mut connection = Connection::open(&emulator);
+        assert_eq!(
+            connection.get(&token_target("")).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+
+        emulator.set_fault(Some(Fault::always(FaultKind::Truncate {
+            send_bytes: usize::MAX,
+        })));
+        let mut connection = Connection::open(&emulator);
+        assert_eq!(
+            connection.get(&token_target("")).unwrap_err().kind(),
+            ErrorKind::UnexpectedEof
+        );
+    }
+
+    #[test]
+    fn a_dripped_body_arrives_whole_and_the_connection_goes_on() {
+        let emulator = unlimited();
+        let drip = FaultKind::Drip {
+            chunk_bytes: 100,
+            pause_ms: 1,
+        };
+        emulator.set_fault(Some(Fault::times(drip, 1)));
+        let mut connection = Connection::open(&emulator);
+        let dripped = connection.get(&token_target("")).unwrap().token();
+        assert_eq!(connection.get(&token_target("")).unwrap().token(), dripped);
+    }
+
+    #[test]
+    fn a_page_of_html_comes_with_status_200() {
+        let emulator = unlimited();
+        emulator.set_fault(Some(Fault::times(FaultKind::Html, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            reply.header("content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert!(reply.status == 200 && reply.body.starts_with("<!DOCTYPE html>"));
+    }
+
+    #[test]
+    fn a_wrong_token_is_genuine_but_for_another() {
+        let emulator = unlimited();
+        let resource = "https://vault.azure.net".to_owned();
+        emulator.set_fault(Some(Fault::times(FaultKind::OtherResource { resource }, 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(reply.claims()["aud"], "https://vault.azure.net");
+        assert_eq!(reply.json()["resource"], "https://vault.azure.net");
+
+        let client_id = "99999999-1111-4222-8333-444444444444".to_owned();
+        emulator.set_fault(Some(Fault::times(FaultKind::OtherClient { client_id }, 1)));
+        let reply = ask(&emulator, "&client_id=aaaaaaaa-1111-4222-8333-444444444444");
+        assert_eq!(
+            reply.claims()["appid"],
+            "99999999-1111-4222-8333-444444444444"
+        );
+        assert_eq!(
+            reply.json()["client_id"],
+            "99999999-1111-4222-8333-444444444444"
+        );
+    }
+}

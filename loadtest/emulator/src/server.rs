@@ -1,0 +1,202 @@
+//! The listener and the loop of one connection.
+//!
+//! A loop of its own, rather than a server library, because faults need the raw socket: to reset
+//! it, to leave it hanging, or to stop within a body.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::answer::{Delivery, answer};
+use crate::control;
+use crate::http::{ReadError, Reply, read_request};
+use crate::rules::Route;
+use crate::world::World;
+
+/// Most connections at once; the next ones wait in the backlog.
+const CONNECTION_LIMIT: usize = 4096;
+/// Pause after a failed accept (no file descriptors left), so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Accepts for ever. The connections end when the runtime is dropped.
+pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
+    let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            // An error here is a caller that went away: nothing to tell anyone.
+            let _ = serve_connection(stream, peer.ip(), &world).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_connection(
+    mut stream: TcpStream,
+    peer: IpAddr,
+    world: &Arc<World>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = Vec::new();
+    loop {
+        let request = match read_request(&mut stream, &mut buffer).await {
+            Ok(request) => request,
+            Err(ReadError::Gone) => return Ok(()),
+            Err(ReadError::Refused(status)) => return refuse(&mut stream, status).await,
+        };
+        if let Route::Control(action) = Route::of(&request.path) {
+            let reply = control::answer(world, &request, action, peer);
+            reply.send(&mut stream, request.keep_alive).await?;
+        } else {
+            let answer = answer(world, &request).await;
+            let complete = deliver(&mut stream, answer.delivery, request.keep_alive).await?;
+            drop(answer.in_progress);
+            if !complete {
+                return Ok(());
+            }
+        }
+        if !request.keep_alive {
+            return stream.shutdown().await;
+        }
+    }
+}
+
+/// Answers what is not a proper request, and closes.
+async fn refuse(stream: &mut TcpStream, status: u16) -> io::Result<()> {
+    Reply::text(status, "Bad Request")
+        .send(stream, false)
+        .await?;
+    stream.shutdown().await
+}
+
+/// Sends an answer in its way; whether the connection can serve another request.
+async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -> io::Result<bool> {
+    match delivery {
+        Delivery::Whole(reply) => {
+            reply.send(stream, keep_alive).await?;
+            Ok(true)
+        }
+        Delivery::Drip {
+            reply,
+            chunk_bytes,
+            pause,
+        } => {
+            stream.write_all(reply.head(keep_alive).as_bytes()).await?;
+            for chunk in reply.body.as_bytes().chunks(chunk_bytes) {
+                stream.write_all(chunk).await?;
+                tokio::time::sleep(pause).await;
+            }
+            Ok(true)
+        }
+        Delivery::Truncated { reply, send_bytes } => {
+            let sent = send_bytes.min(reply.body.len().saturating_sub(1));
+            let mut bytes = reply.head(keep_alive).into_bytes();
+            bytes.extend_from_slice(&reply.body.as_bytes()[..sent]);
+            stream.write_all(&bytes).await?;
+            stream.shutdown().await?;
+            Ok(false)
+        }
+        Delivery::Hang => {
+            let mut ignored = [0; 1024];
+            while stream.read(&mut ignored).await? > 0 {}
+            Ok(false)
+        }
+        Delivery::Reset => {
+            // Closing with no time to linger makes the kernel send RST instead of FIN.
+            SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Connection, get, token_target, unlimited};
+
+    #[test]
+    fn one_connection_serves_many_requests_good_and_bad() {
+        let emulator = unlimited();
+        let mut connection = Connection::open(&emulator);
+        for target in [&token_target(""), "/nowhere", &token_target("&client_id=x")] {
+            assert!(connection.get(target).is_ok(), "{target}");
+        }
+        assert_eq!(connection.get(&token_target("")).unwrap().status, 200);
+    }
+
+    #[test]
+    fn requests_sent_ahead_are_answered_in_turn() {
+        let emulator = unlimited();
+        let mut connection = Connection::open(&emulator);
+        let one = "GET /metadata/versions HTTP/1.1\r\nHost: t\r\nMetadata: true\r\n\r\n";
+        let two = "GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n";
+        connection.send(&format!("{one}{two}{one}")).unwrap();
+        let statuses = [(); 3].map(|()| connection.read().unwrap().status);
+        assert_eq!(statuses, [200, 404, 200]);
+    }
+
+    #[test]
+    fn a_caller_that_asks_for_it_gets_its_connection_closed() {
+        let emulator = unlimited();
+        for request in [
+            "GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+        ] {
+            let mut connection = Connection::open(&emulator);
+            connection.send(request).unwrap();
+            let text = connection.read_to_end().unwrap();
+            assert!(
+                text.starts_with("HTTP/1.1 404 ") && text.contains("\r\nConnection: close\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_proper_request_is_refused_and_the_connection_closed() {
+        let emulator = unlimited();
+        let too_long = format!("GET / HTTP/1.1\r\nHost: t\r\nX: {}", "x".repeat(16 * 1024));
+        let many = format!("GET / HTTP/1.1\r\nHost: t\r\n{}\r\n", "X: y\r\n".repeat(64));
+        for (request, status) in [
+            ("nonsense\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: t\r\nHost: u\r\n\r\n", 400),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n",
+                411,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999\r\n\r\n",
+                413,
+            ),
+            (&too_long, 431),
+            (&many, 431),
+        ] {
+            let mut connection = Connection::open(&emulator);
+            connection.send(request).unwrap();
+            let reply = connection.read().unwrap();
+            assert_eq!(reply.status, status, "{request:.60}");
+            assert_eq!(connection.read_to_end().unwrap(), "");
+        }
+        assert_eq!(get(&emulator, "/metadata/versions").status, 200);
+    }
+}

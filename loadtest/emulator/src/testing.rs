@@ -1,0 +1,140 @@
+//! A small blocking HTTP client for this crate's tests: it shows exactly what went over the wire.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use crate::{Emulator, Limits, Settings};
+
+pub(crate) const RESOURCE: &str = "https://management.azure.com";
+
+/// An emulator without limits.
+pub(crate) fn unlimited() -> Emulator {
+    start(Settings {
+        limits: Limits::NONE,
+        ..Settings::default()
+    })
+}
+
+pub(crate) fn start(settings: Settings) -> Emulator {
+    Emulator::start(settings).unwrap()
+}
+
+/// The target of a proper token request, with more parameters if there are any (`&a=b`).
+pub(crate) fn token_target(more: &str) -> String {
+    format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={RESOURCE}{more}")
+}
+
+/// A proper token request on a connection of its own.
+pub(crate) fn ask(emulator: &Emulator, more: &str) -> Response {
+    get(emulator, &token_target(more))
+}
+
+/// A GET with the `Metadata` header on a connection of its own.
+pub(crate) fn get(emulator: &Emulator, target: &str) -> Response {
+    Connection::open(emulator).get(target).unwrap()
+}
+
+pub(crate) struct Connection {
+    stream: TcpStream,
+}
+
+impl Connection {
+    pub(crate) fn open(emulator: &Emulator) -> Self {
+        Self {
+            stream: TcpStream::connect(emulator.address()).unwrap(),
+        }
+    }
+
+    pub(crate) fn get(&mut self, target: &str) -> io::Result<Response> {
+        self.request("GET", target, "Metadata: true\r\n", "")
+    }
+
+    /// Header lines end in CRLF.
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        header_lines: &str,
+        body: &str,
+    ) -> io::Result<Response> {
+        let length = body.len();
+        self.send(&format!(
+            "{method} {target} HTTP/1.1\r\nHost: test\r\n{header_lines}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))?;
+        self.read()
+    }
+
+    pub(crate) fn send(&mut self, text: &str) -> io::Result<()> {
+        self.stream.write_all(text.as_bytes())
+    }
+
+    /// Reads one reply; `UnexpectedEof` if it ends early.
+    pub(crate) fn read(&mut self) -> io::Result<Response> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut response = Response {
+            status,
+            head,
+            body: String::new(),
+        };
+        let mut body = vec![0; response.header("content-length").unwrap().parse().unwrap()];
+        self.stream.read_exact(&mut body)?;
+        response.body = String::from_utf8(body).unwrap();
+        Ok(response)
+    }
+
+    /// Everything until the emulator closes the connection.
+    pub(crate) fn read_to_end(&mut self) -> io::Result<String> {
+        let mut text = String::new();
+        self.stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(crate) fn token(&self) -> String {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.json()["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// The claims of the token in this reply, unverified.
+    pub(crate) fn claims(&self) -> Value {
+        decode_part(&self.token(), 1)
+    }
+}
+
+/// One part of a compact JWS: 0 the header, 1 the claims.
+pub(crate) fn decode_part(token: &str, part: usize) -> Value {
+    let encoded = token.split('.').nth(part).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(encoded).unwrap()).unwrap()
+}

@@ -1,0 +1,199 @@
+//! The answer to a granted token request: a token, new or repeated, and the body around it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Identity;
+use crate::claims::BACKDATED_S;
+use crate::http::Reply;
+use crate::issuer::Issued;
+use crate::time;
+use crate::world::World;
+
+/// A token request that will be served, unless a fault comes in between.
+pub(crate) struct Grant {
+    pub identity: Identity,
+    pub resource: String,
+    pub bypass_cache: bool,
+    /// How long it waits, as set when it arrived.
+    pub latency: Duration,
+}
+
+/// The success body: every value a string, in the order of the real endpoint.
+#[derive(Serialize)]
+struct TokenBody<'a> {
+    access_token: &'a str,
+    client_id: &'a str,
+    expires_in: String,
+    expires_on: String,
+    ext_expires_in: String,
+    not_before: String,
+    resource: &'a str,
+    token_type: &'static str,
+}
+
+/// The success reply, with the expiry counted from now.
+pub(crate) fn token_reply(world: &World, grant: &Grant) -> Reply {
+    let issued = token_for(world, grant);
+    let now_s = time::unix_ms() / 1000;
+    let expires_in = issued.expires_on_s.saturating_sub(now_s).to_string();
+    let body = TokenBody {
+        access_token: &issued.token,
+        client_id: &grant.identity.client_id,
+        expires_in: expires_in.clone(),
+        expires_on: issued.expires_on_s.to_string(),
+        ext_expires_in: expires_in,
+        not_before: issued.not_before_s.to_string(),
+        resource: &grant.resource,
+        token_type: "Bearer",
+    };
+    Reply::json(
+        200,
+        serde_json::to_string(&body).expect("strings always serialise"),
+    )
+}
+
+/// The last token again if it is good enough, else a new one.
+fn token_for(world: &World, grant: &Grant) -> Issued {
+    let Grant {
+        identity,
+        resource,
+        bypass_cache,
+        ..
+    } = grant;
+    let tuning = world.tuning();
+    let now_ms = time::unix_ms();
+    if !bypass_cache {
+        let repeated =
+            world
+                .issuer()
+                .repeated(&identity.client_id, resource, tuning.reissue_below, now_ms);
+        if let Some(issued) = repeated {
+            world.tally().numbers.tokens_repeated += 1;
+            return issued;
+        }
+    }
+    let now_s = now_ms / 1000;
+    let claims = world
+        .issuance
+        .claims_json(identity, resource, now_s, tuning.lifetime_s);
+    let issued = Issued {
+        token: world.key.sign(&claims),
+        expires_on_s: now_s + tuning.lifetime_s,
+        not_before_s: now_s.saturating_sub(BACKDATED_S),
+        lifetime_s: tuning.lifetime_s,
+    };
+    world
+        .issuer()
+        .remember(&identity.client_id, resource, issued.clone());
+    world.tally().numbers.tokens_issued += 1;
+    issued
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{RESOURCE, ask, unlimited};
+    use crate::time;
+
+    #[test]
+    fn a_success_has_the_real_fields_in_the_real_order_all_strings() {
+        let reply = ask(&unlimited(), "");
+        assert_eq!(reply.status, 200);
+        assert_eq!(
+            reply.header("content-type"),
+            Some("application/json; charset=utf-8")
+        );
+        assert!(
+            reply
+                .header("server")
+                .unwrap()
+                .starts_with("IMDS/150.870.65.")
+        );
+        assert_eq!(reply.header("x-ms-request-id").unwrap().len(), 36);
+        assert!(reply.header("date").unwrap().ends_with(" GMT"));
+
+        let members = reply.body.trim_matches(['{', '}']).split("\",\"");
+        let names: Vec<&str> = members
+            .map(|it| it.split('"').find(|part| !part.is_empty()).unwrap())
+            .collect();
+        let expected = [
+            "access_token",
+            "client_id",
+            "expires_in",
+            "expires_on",
+            "ext_expires_in",
+            "not_before",
+            "resource",
+            "token_type",
+        ];
+        assert_eq!(names, expected);
+        assert!(
+            reply
+                .json()
+                .as_object()
+                .unwrap()
+                .values()
+                .all(serde_json::Value::is_string)
+        );
+        assert_eq!(reply.json()["token_type"], "Bearer");
+        assert_eq!(reply.json()["resource"], RESOURCE);
+    }
+
+    #[test]
+    fn the_expiry_agrees_with_the_token_and_with_the_clock() {
+        let emulator = unlimited();
+        let before_s = time::unix_ms() / 1000;
+        let reply = ask(&emulator, "");
+        let after_s = time::unix_ms() / 1000;
+        let seconds = |name: &str| reply.json()[name].as_str().unwrap().parse::<u64>().unwrap();
+
+        assert_eq!(reply.claims()["exp"], seconds("expires_on"));
+        assert_eq!(reply.claims()["nbf"], seconds("not_before"));
+        let answered_s = seconds("expires_on") - seconds("expires_in");
+        assert!((before_s..=after_s).contains(&answered_s));
+        assert_eq!(seconds("expires_in"), seconds("ext_expires_in"));
+    }
+
+    #[test]
+    fn the_audience_is_the_resource_exactly_as_asked() {
+        let emulator = unlimited();
+        let slash = ask(&emulator, "/");
+        assert_eq!(slash.claims()["aud"], format!("{RESOURCE}/"));
+        assert_eq!(slash.json()["resource"], format!("{RESOURCE}/"));
+        assert_ne!(slash.token(), ask(&emulator, "").token());
+    }
+
+    #[test]
+    fn a_token_is_repeated_until_told_otherwise() {
+        let emulator = unlimited();
+        let first = ask(&emulator, "").token();
+        assert_eq!(ask(&emulator, "").token(), first);
+        assert_ne!(ask(&emulator, "&bypass_cache=true").token(), first);
+        emulator.forget_tokens();
+        let third = ask(&emulator, "").token();
+        emulator.set_reissue_below(1.0);
+        assert_ne!(ask(&emulator, "").token(), third);
+        let counts = emulator.counts();
+        assert_eq!((counts.tokens_issued, counts.tokens_repeated), (4, 1));
+    }
+
+    #[test]
+    fn a_new_lifetime_holds_for_new_tokens() {
+        let emulator = unlimited();
+        ask(&emulator, "");
+        emulator.set_lifetime_s(100);
+        let claims = ask(&emulator, "&client_id=aaaaaaaa-1111-4222-8333-444444444444").claims();
+        assert_eq!(
+            claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
+            400
+        );
+        assert!(
+            ask(&emulator, "").json()["expires_in"]
+                .as_str()
+                .unwrap()
+                .len()
+                > 3
+        );
+    }
+}

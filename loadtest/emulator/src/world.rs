@@ -1,0 +1,107 @@
+//! What every connection shares: the fixed choices, and the state behind locks.
+//!
+//! Each lock is held for a few lines and never across an await.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::claims::Issuance;
+use crate::faults::Faults;
+use crate::issuer::Issuer;
+use crate::key::{KeyError, SigningKey};
+use crate::settings::{Settings, Tuning};
+use crate::tally::Tally;
+use crate::throttle::Throttle;
+use crate::{Identities, PUBLISHED_TEST_KEY_PEM};
+
+pub(crate) struct World {
+    /// Where the emulator listens.
+    pub address: SocketAddr,
+    pub identities: Identities,
+    pub issuance: Issuance,
+    pub key: SigningKey,
+    tuning: Mutex<Tuning>,
+    faults: Mutex<Faults>,
+    tally: Mutex<Tally>,
+    throttle: Mutex<Throttle>,
+    issuer: Mutex<Issuer>,
+}
+
+impl World {
+    pub(crate) fn new(settings: Settings, address: SocketAddr) -> Result<Self, KeyError> {
+        let tuning = Tuning::from(&settings);
+        let key = SigningKey::from_pem(
+            settings
+                .key_pem
+                .as_deref()
+                .unwrap_or(PUBLISHED_TEST_KEY_PEM),
+        )?;
+        let issuer = settings
+            .issuer
+            .unwrap_or_else(|| format!("https://sts.windows.net/{}/", settings.tenant_id));
+        Ok(Self {
+            address,
+            identities: settings.identities,
+            issuance: Issuance {
+                tenant_id: settings.tenant_id,
+                issuer,
+                canary: settings.canary,
+            },
+            key,
+            tuning: Mutex::new(tuning),
+            faults: Mutex::default(),
+            tally: Mutex::default(),
+            throttle: Mutex::default(),
+            issuer: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        *lock(&self.tuning)
+    }
+
+    /// Changes some of the tuning, and gives back the whole of it.
+    pub(crate) fn tune(&self, change: impl FnOnce(&mut Tuning)) -> Tuning {
+        let mut tuning = lock(&self.tuning);
+        change(&mut tuning);
+        *tuning = tuning.in_range();
+        *tuning
+    }
+
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        lock(&self.faults)
+    }
+
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
+    }
+
+    pub(crate) fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        lock(&self.throttle)
+    }
+
+    pub(crate) fn issuer(&self) -> MutexGuard<'_, Issuer> {
+        lock(&self.issuer)
+    }
+}
+
+/// A panic under one of these locks leaves numbers that are at worst out by one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A token call being answered; it counts as such until dropped.
+pub(crate) struct InProgress {
+    pub world: Arc<World>,
+    /// Whether it takes up one of the places at once.
+    pub admitted: bool,
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.world.tally().finished();
+        if self.admitted {
+            self.world.throttle().finished();
+        }
+    }
+}
