@@ -1,0 +1,327 @@
+//! What is stored, and the way back when storing fails.
+//!
+//! Owns the opened folder, the keys and the current database, and holds every record in memory,
+//! sealed. So the database is never asked again after the start: when it fails or grows, a new one
+//! is written from memory under the next number, and the old one is left behind.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use super::db::{Db, DbError};
+use super::folder::{Folder, FolderError, Pointer, sync_folder};
+use super::keys::{KeyError, MasterKey};
+use super::queue::{Change, Put, Queue};
+use super::record::Record;
+use super::seal::{Fingerprint, SealError, Sealer};
+use super::{Refused, Restored, Settings};
+use crate::clock::UnixMs;
+use crate::token::TokenKey;
+
+/// Records kept; the least recently used makes room. About 20 MB at 2 kB each.
+const MAX_RECORDS: usize = 8192;
+/// Longer records are not stored. The longest tokens seen are some 10 kB.
+const MAX_RECORD_BYTES: usize = 256 << 10;
+/// A database below this size is not worth rewriting.
+const SMALL_BYTES: u64 = 16 << 20;
+/// sled settles at about 10 times the live data; well above that it has lost track.
+const MAX_GROWTH: u64 = 20;
+/// Saves between two looks at the size.
+const SAVES_PER_LOOK: u32 = 256;
+
+/// The store, opened.
+pub struct Disk {
+    folder: Folder,
+    sealer: Sealer,
+    pointer: Option<Pointer>,
+    /// None while it has to be written anew.
+    db: Option<Db>,
+    live: HashMap<Fingerprint, Kept>,
+    /// Names whose record in `db` differs from `live`.
+    dirty: HashSet<Fingerprint>,
+    saves: u32,
+}
+
+struct Kept {
+    generation: u64,
+    expires_at: UnixMs,
+    last_used: UnixMs,
+    sealed: Box<[u8]>,
+}
+
+/// What the last run left.
+#[derive(Default)]
+pub struct Loaded {
+    pub restored: Vec<Restored>,
+    pub refused: Refused,
+}
+
+/// Why tokens are not being stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("the store database cannot be written: {0}")]
+    Db(#[from] DbError),
+    #[error("the store folder cannot be written: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Disk {
+    /// Takes the folder, reads the key and loads what is stored. Writes nothing into a database:
+    /// the first [`save`](Self::save) does.
+    pub fn open(settings: &Settings, now: UnixMs) -> Result<(Self, Loaded), Trouble> {
+        let folder = Folder::open(&settings.path)?;
+        let master = MasterKey::load_or_create(&settings.key, &settings.path)?;
+        let mut disk = Self {
+            pointer: folder.pointer(),
+            folder,
+            sealer: Sealer::new(master)?,
+            db: None,
+            live: HashMap::new(),
+            dirty: HashSet::new(),
+            saves: 0,
+        };
+        let loaded = disk.load(now);
+        Ok((disk, loaded))
+    }
+
+    fn load(&mut self, now: UnixMs) -> Loaded {
+        let mut loaded = Loaded::default();
+        let Some(pointer) = self.pointer else {
+            return loaded;
+        };
+        self.folder.sweep(pointer);
+        let damage = match Db::open(&self.folder.db_path(pointer.current)) {
+            Ok(db) => {
+                let scan = db.scan(MAX_RECORDS);
+                self.admit(scan.records, now, &mut loaded);
+                match scan.cut_short {
+                    None => {
+                        self.db = Some(db);
+                        None
+                    }
+                    damage => {
+                        db.discard();
+                        damage
+                    }
+                }
+            }
+            Err(damage) => Some(damage),
+        };
+        if let Some(error) = damage {
+            let kept = loaded.restored.len();
+            tracing::warn!(%error, kept, "stored tokens are damaged, starting a new database");
+            self.pointer = Some(Pointer {
+                quarantine: Some(pointer.current),
+                ..pointer
+            });
+        }
+        loaded
+    }
+
+    fn admit(&mut self, records: Vec<(Fingerprint, Box<[u8]>)>, now: UnixMs, loaded: &mut Loaded) {
+        let mut opener = self.sealer.opener();
+        for (name, sealed) in records {
+            let Ok((generation, record)) = opener.open(name, &sealed) else {
+                loaded.refused.unreadable += 1;
+                self.dirty.insert(name);
+                continue;
+            };
+            let expires_at = record.token.lifetime.expires_at();
+            if expires_at <= now {
+                loaded.refused.expired += 1;
+                self.dirty.insert(name);
+                continue;
+            }
+            let kept = Kept {
+                generation,
+                expires_at,
+                last_used: record.last_used,
+                sealed,
+            };
+            self.live.insert(name, kept);
+            loaded.restored.push(Restored {
+                key: record.key,
+                token: Arc::new(record.token),
+                generation,
+                last_used: record.last_used,
+            });
+        }
+        if loaded.refused.unreadable > 0 {
+            let count = loaded.refused.unreadable;
+            tracing::warn!(count, "stored tokens could not be read and are dropped");
+        }
+    }
+
+    /// For records that were loaded but not handed out: whoever counts generations starts afresh,
+    /// so any put may replace them.
+    pub fn forget_generations(&mut self) {
+        self.live.values_mut().for_each(|kept| kept.generation = 0);
+    }
+
+    /// Takes changes over, sealed, into memory.
+    ///
+    /// # Errors
+    /// Sealing failed for one of them; the others are taken.
+    pub fn apply(&mut self, queue: Queue, now: UnixMs) -> Result<(), Trouble> {
+        if queue.remove_all {
+            self.dirty.extend(self.live.drain().map(|(name, _)| name));
+        }
+        let mut result = Ok(());
+        for (key, change) in queue.changes {
+            if let Err(error) = self.apply_one(&key, change) {
+                result = Err(error.into());
+            }
+        }
+        let expired = self.live.extract_if(|_, kept| kept.expires_at <= now);
+        self.dirty.extend(expired.map(|(name, _)| name));
+        result
+    }
+
+    fn apply_one(&mut self, key: &TokenKey, change: Change) -> Result<(), SealError> {
+        let key = key.canonical_bytes();
+        let name = self.sealer.fingerprint(&key);
+        if change.remove && self.live.remove(&name).is_some() {
+            self.dirty.insert(name);
+        }
+        let Some(put) = change.put else {
+            return Ok(());
+        };
+        let newest = self.live.get(&name).map_or(0, |kept| kept.generation);
+        if put.generation < newest {
+            return Ok(());
+        }
+        let kept = seal(&mut self.sealer, name, &key, &put)?;
+        if kept.sealed.len() > MAX_RECORD_BYTES {
+            return Ok(());
+        }
+        if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
+            self.make_room();
+        }
+        self.live.insert(name, kept);
+        self.dirty.insert(name);
+        Ok(())
+    }
+
+    fn make_room(&mut self) {
+        let oldest = self.live.iter().min_by_key(|(_, kept)| kept.last_used);
+        if let Some(name) = oldest.map(|(name, _)| *name) {
+            self.live.remove(&name);
+            self.dirty.insert(name);
+        }
+    }
+
+    /// Brings the disk to what memory says. After an error everything is still in memory; call
+    /// again later.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn save(&mut self) -> Result<(), Trouble> {
+        let Some(db) = &self.db else {
+            return self.rewrite();
+        };
+        if !self.dirty.is_empty() {
+            let changes = self.dirty.iter().map(|name| {
+                let kept = self.live.get(name);
+                (*name, kept.map(|kept| &*kept.sealed))
+            });
+            if let Err(error) = db.write(changes) {
+                self.give_up_database();
+                return Err(error.into());
+            }
+            self.dirty.clear();
+            self.saves = self.saves.wrapping_add(1);
+            if self.saves.is_multiple_of(SAVES_PER_LOOK) && self.has_outgrown(db.size_bytes()) {
+                return self.rewrite();
+            }
+        }
+        Ok(())
+    }
+
+    fn has_outgrown(&self, bytes: u64) -> bool {
+        let live: usize = self.live.values().map(|kept| kept.sealed.len()).sum();
+        bytes > SMALL_BYTES.max(MAX_GROWTH.saturating_mul(live as u64))
+    }
+
+    /// A database that failed a write is of no more use. Its files stay for a restart meanwhile,
+    /// unless a removal could not be written: a purged token must not come back.
+    fn give_up_database(&mut self) {
+        if let Some(db) = self.db.take() {
+            db.discard();
+        }
+        let purging = self.dirty.iter().any(|name| !self.live.contains_key(name));
+        if let (true, Some(pointer)) = (purging, self.pointer) {
+            self.folder.remove_db(pointer.current);
+        }
+    }
+
+    /// Writes everything into a database of the next number and makes that the current one.
+    pub fn rewrite(&mut self) -> Result<(), Trouble> {
+        let number = self.folder.take_number();
+        match self.write_database(number) {
+            Ok(db) => {
+                if let Some(old) = self.db.replace(db) {
+                    old.discard();
+                }
+                self.dirty.clear();
+                Ok(())
+            }
+            Err(trouble) => {
+                self.folder.remove_db(number);
+                Err(trouble)
+            }
+        }
+    }
+
+    fn write_database(&mut self, number: u64) -> Result<Db, Trouble> {
+        let path = self.folder.db_path(number);
+        let db = Db::open(&path)?;
+        let all = self.live.iter();
+        let all = all.map(|(name, kept)| (*name, Some(&*kept.sealed)));
+        let pointer = Pointer {
+            current: number,
+            quarantine: self.pointer.and_then(|pointer| pointer.quarantine),
+        };
+        let written = db
+            .write(all)
+            .map_err(Trouble::from)
+            .and_then(|()| Ok(sync_folder(&path)?))
+            .and_then(|()| Ok(self.folder.point_at(pointer)?));
+        match written {
+            Ok(()) => {
+                self.pointer = Some(pointer);
+                Ok(db)
+            }
+            Err(trouble) => {
+                db.discard();
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Closes the database, then gives the folder up.
+    pub fn close(self) {
+        if let Some(db) = self.db {
+            db.close();
+        }
+    }
+}
+
+fn seal(sealer: &mut Sealer, name: Fingerprint, key: &[u8], put: &Put) -> Result<Kept, SealError> {
+    let record = Record {
+        key,
+        token: &put.token,
+        last_used: put.last_used,
+    };
+    Ok(Kept {
+        generation: put.generation,
+        expires_at: put.token.lifetime.expires_at(),
+        last_used: put.last_used,
+        sealed: sealer.seal(name, put.generation, &record)?,
+    })
+}

@@ -1,0 +1,273 @@
+//! The store thread: the only one that waits for the disk.
+//!
+//! Owns the waiting changes and the store's health. Promises that callers only ever take a short
+//! lock; that changes are written at most once a second, removals and the last ones at once; and
+//! that one warning is written when storing stops working and one line when it works again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::disk::{Disk, Loaded, Trouble};
+use super::folder::FolderError;
+use super::queue::Queue;
+use super::{Health, OpenError, Settings};
+use crate::clock::Clock;
+
+/// Changes are gathered this long before the next flush.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// The pause after the first failure; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// And stays below the 30 s within which a store recovers once its disk does.
+const MAX_BACKOFF: Duration = Duration::from_secs(20);
+
+/// The store's end of the thread. Dropping it stops the thread once everything is written.
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    queue: Queue,
+    health: Health,
+    stop: bool,
+    /// The thread has ended.
+    done: bool,
+}
+
+/// Starts the thread and waits at most `patience` for it to load what is stored.
+pub fn start(
+    settings: &Settings,
+    clock: &Clock,
+    patience: Duration,
+) -> Result<(Handle, Loaded), OpenError> {
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State {
+            queue: Queue::default(),
+            health: Health::Ok,
+            stop: false,
+            done: false,
+        }),
+        changed: Condvar::new(),
+    });
+    // Without room in the channel, a load that nobody waits for any more is noticed as such.
+    let (loaded, arrival) = sync_channel(0);
+    let worker = Worker {
+        shared: Arc::clone(&shared),
+        settings: settings.clone(),
+        clock: clock.clone(),
+        disk: None,
+        failures: 0,
+    };
+    let spawned = thread::Builder::new()
+        .name("store".into())
+        .spawn(move || worker.run(&loaded));
+    if let Err(error) = spawned {
+        shared.end(&format!("the store thread could not be started: {error}"));
+        return Ok((Handle(shared), Loaded::default()));
+    }
+    let loaded = match arrival.recv_timeout(patience) {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => {
+            let path = settings.path.clone();
+            return Err(OpenError::InUse { path });
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            shared.degrade("the disk did not answer in time");
+            Loaded::default()
+        }
+        Err(RecvTimeoutError::Disconnected) => Loaded::default(),
+    };
+    Ok((Handle(shared), loaded))
+}
+
+impl Handle {
+    /// Changes the queue and wakes the thread.
+    pub fn queue(&self, change: impl FnOnce(&mut Queue)) {
+        let mut state = self.0.lock();
+        if !state.done {
+            change(&mut state.queue);
+            drop(state);
+            self.0.changed.notify_all();
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        self.0.lock().health.clone()
+    }
+
+    pub fn close(&self, deadline: Duration) -> bool {
+        let mut state = self.0.lock();
+        state.stop = true;
+        self.0.changed.notify_all();
+        let (state, _) = self
+            .0
+            .changed
+            .wait_timeout_while(state, deadline, |state| !state.done)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.done && state.health == Health::Ok
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.lock().stop = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// A panic under the lock cannot leave the state torn: each change of it is one step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn degrade(&self, reason: &str) {
+        let mut state = self.lock();
+        if state.health == Health::Ok {
+            tracing::warn!(reason, "tokens are not being stored");
+        }
+        state.health = Health::Degraded(reason.to_owned());
+    }
+
+    fn recover(&self) {
+        let mut state = self.lock();
+        if state.health != Health::Ok {
+            tracing::info!("tokens are being stored again");
+        }
+        state.health = Health::Ok;
+    }
+
+    fn end(&self, trouble: &str) {
+        self.degrade(trouble);
+        self.finish();
+    }
+
+    fn finish(&self) {
+        self.lock().done = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps until the state is as wanted, or for `limit`; says whether the store is closing.
+    fn wait(&self, limit: Option<Duration>, wanted: impl Fn(&State) -> bool) -> bool {
+        let asleep = |state: &mut State| !state.stop && !wanted(state);
+        let state = self.lock();
+        let state = match limit {
+            None => self.changed.wait_while(state, asleep),
+            Some(limit) => self
+                .changed
+                .wait_timeout_while(state, limit, asleep)
+                .map(|(state, _)| state)
+                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        };
+        state.unwrap_or_else(PoisonError::into_inner).stop
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    settings: Settings,
+    clock: Clock,
+    /// None until folder and key could be opened.
+    disk: Option<Disk>,
+    failures: u32,
+}
+
+impl Worker {
+    /// `loaded` gets `None` if another instance holds the folder.
+    fn run(mut self, loaded: &SyncSender<Option<Loaded>>) {
+        let shared = Arc::clone(&self.shared);
+        let ended = catch_unwind(AssertUnwindSafe(move || {
+            self.first_turn(loaded);
+            while !self.pause() {
+                self.turn();
+            }
+            self.turn();
+            if let Some(disk) = self.disk {
+                disk.close();
+            }
+        }));
+        match ended {
+            Ok(()) => shared.finish(),
+            Err(_) => shared.end("the store thread panicked"),
+        }
+    }
+
+    fn first_turn(&mut self, loaded: &SyncSender<Option<Loaded>>) {
+        let found = match self.open() {
+            Ok(found) => {
+                self.turn();
+                Some(found)
+            }
+            Err(Trouble::Folder(FolderError::InUse)) => {
+                self.shared.lock().stop = true;
+                None
+            }
+            Err(trouble) => {
+                self.failed(&trouble);
+                Some(Loaded::default())
+            }
+        };
+        if loaded.send(found).is_err()
+            && let Some(disk) = &mut self.disk
+        {
+            disk.forget_generations();
+        }
+    }
+
+    fn open(&mut self) -> Result<Loaded, Trouble> {
+        let (disk, loaded) = Disk::open(&self.settings, self.clock.now())?;
+        self.disk = Some(disk);
+        Ok(loaded)
+    }
+
+    /// Waits for something to do; says whether the store is closing.
+    fn pause(&self) -> bool {
+        if let Some(doublings) = self.failures.checked_sub(1) {
+            let backoff = FIRST_BACKOFF * (1 << doublings.min(8));
+            return self.shared.wait(Some(backoff.min(MAX_BACKOFF)), |_| false);
+        }
+        self.shared
+            .wait(Some(FLUSH_EVERY), |state| state.queue.urgent)
+            || self.shared.wait(None, |state| !state.queue.is_empty())
+    }
+
+    fn turn(&mut self) {
+        match self.try_turn() {
+            Ok(()) => {
+                self.failures = 0;
+                self.shared.recover();
+            }
+            Err(trouble) => self.failed(&trouble),
+        }
+    }
+
+    fn try_turn(&mut self) -> Result<(), Trouble> {
+        if self.disk.is_none() {
+            self.open()?;
+            // The start went on without these records.
+            self.disk.as_mut().map(Disk::forget_generations);
+        }
+        let Some(disk) = &mut self.disk else {
+            return Ok(());
+        };
+        let queue = std::mem::take(&mut self.shared.lock().queue);
+        if queue.dropped > 0 {
+            tracing::warn!(
+                count = queue.dropped,
+                "more tokens than the store can queue"
+            );
+        }
+        let applied = disk.apply(queue, self.clock.now());
+        disk.save().and(applied)
+    }
+
+    fn failed(&mut self, trouble: &Trouble) {
+        self.failures = self.failures.saturating_add(1);
+        self.shared.degrade(&trouble.to_string());
+    }
+}
