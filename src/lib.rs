@@ -4,6 +4,7 @@ pub mod admin;
 pub mod authz;
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod protocol;
 pub mod refresh;
 pub mod server;

@@ -1,0 +1,330 @@
+//! A configuration as meant: every option settled, by what was typed or by its default.
+//!
+//! Owns the defaults and the limits of numbers. Promises that a mistake in one option does not
+//! hide those in others. Leaves what one value means to `value.rs`, and what several mean
+//! together to `rules.rs`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use super::effective::{Effective, Meant, Origin, listener_option, mode_name};
+use super::log::{Format, Level, LogSettings};
+use super::mistake::{At, Complaint, Mistake, Mistakes, without_echoes};
+use super::raw::{Document, Table, Typed};
+use super::rules::Rules;
+use super::source::Environment;
+use super::{Settings, endpoint, value};
+use crate::protocol::Dialect;
+use crate::server::{Address, Listener};
+use crate::store::Mode;
+use crate::upstream::Kind;
+use crate::{admin, server, store, upstream};
+
+/// Below 32768, where Linux begins to hand out ports by itself.
+const LISTENER_PORT: u16 = 16925;
+const ADMIN_PORT: u16 = 16926;
+
+/// Azure's Instance Metadata Service.
+const IMDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
+
+/// IMDS allows 5 calls at once per VM; one is left to programs that ask it directly.
+const MAX_IN_FLIGHT: usize = 4;
+const MAX_IN_FLIGHT_LIMITS: RangeInclusive<usize> = 1..=64;
+
+/// IMDS allows 20 calls a second per VM; five are left to programs that ask it directly.
+const MAX_PER_SECOND: usize = 15;
+const MAX_PER_SECOND_LIMITS: RangeInclusive<usize> = 1..=1000;
+
+/// Each worker costs a thread and a view of the cache; more than this is a slip of the finger.
+const WORKERS_LIMITS: RangeInclusive<usize> = 1..=256;
+
+/// What a configuration means, or everything that is wrong with it.
+pub(super) fn check(text: &str, file: &Path, env: &Environment) -> Result<Effective, Mistakes> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (document, slips) = Document::parse(text);
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut check = Check {
+        folder: env.working_directory.join(folder),
+        state: env.state(),
+        stateless: false,
+        whole: slips.is_empty(),
+        found: document.misplaced(),
+        origins: Vec::new(),
+        rules: Rules::default(),
+    };
+    let settings = check.settings(&document, env.cpus);
+    check.found.extend(check.rules.broken());
+
+    let found = without_echoes(check.found, &slips, text);
+    let placed = slips.into_iter().chain(found);
+    let placed = placed.map(|complaint| Mistake::placed(complaint, text, file));
+    let stateless = check.stateless.then(no_state);
+    let mut mistakes: Vec<_> = placed.chain(stateless).collect();
+    mistakes.sort_by_key(|m| m.place.as_ref().map(|place| (place.line, place.column)));
+    match settings {
+        Some(settings) if mistakes.is_empty() => {
+            Ok(Effective::new(settings, check.origins, text, file))
+        }
+        _ => Err(Mistakes(mistakes)),
+    }
+}
+
+/// Work under way.
+struct Check {
+    /// Where relative paths start.
+    folder: PathBuf,
+    /// The folder for what outlives a restart, and the variable that names it.
+    state: Option<(PathBuf, &'static str)>,
+    /// A default needs a folder for state, and there is none.
+    stateless: bool,
+    /// The text is all TOML, so what is not there was not typed.
+    whole: bool,
+    found: Vec<At<Complaint>>,
+    origins: Vec<(String, Origin)>,
+    rules: Rules,
+}
+
+/// Each table gives `None` if one of its options is wrong; why is in `found`.
+impl Check {
+    fn settings(&mut self, document: &Document<'_>, cpus: usize) -> Option<Settings> {
+        let listeners = self.listeners(document.listeners());
+        let admin = self.admin(&document.table("admin"));
+        let upstream = self.upstream(&document.table("upstream"));
+        let store = self.store(&document.table("store"));
+        let workers = self.workers(&document.table("server"), cpus);
+        let log = self.log(&document.table("log"));
+        Some(Settings {
+            server: server::Settings {
+                listeners: listeners?,
+                workers: workers?,
+            },
+            admin: admin?,
+            upstream: upstream?,
+            store: store?,
+            log: log?,
+        })
+    }
+
+    fn listeners(&mut self, typed: Option<Vec<Table<'_>>>) -> Option<Vec<Listener>> {
+        let Some(tables) = typed else {
+            return Some(self.default_listeners());
+        };
+        let listeners: Vec<_> = tables
+            .iter()
+            .enumerate()
+            .map(|(nth, table)| self.listener(nth, table))
+            .collect();
+        listeners.into_iter().collect()
+    }
+
+    /// IPv6 is switched off on many machines, so its listener is optional.
+    fn default_listeners(&mut self) -> Vec<Listener> {
+        let both = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        let listeners = both.into_iter().enumerate().map(|(nth, ip)| {
+            let address = Address::Tcp(SocketAddr::new(ip, LISTENER_PORT));
+            let name = listener_option(nth, "address");
+            self.rules.takes(&name, fixed(address.clone()));
+            Listener {
+                address,
+                dialects: vec![Dialect::Imds],
+                optional: ip.is_ipv6(),
+            }
+        });
+        listeners.collect()
+    }
+
+    fn listener(&mut self, nth: usize, table: &Table<'_>) -> Option<Listener> {
+        let folder = self.folder.clone();
+        let name = listener_option(nth, "address");
+        let typed = match table.string("address") {
+            Ok(None) if self.whole => Err(no_address().at(table.span.clone())),
+            typed => typed,
+        };
+        let meaning = |typed: &str| value::listener_address(typed, &folder);
+        let address = self.option(&name, typed, meaning, None);
+        self.rules.takes(&name, address.clone());
+        let name = listener_option(nth, "dialects");
+        let typed = table.strings("dialects");
+        let default = fixed(vec![Dialect::Imds]);
+        let dialects = self.settle(&name, typed, value::dialects, default);
+        Some(Listener {
+            address: address?.value,
+            dialects: dialects?.value,
+            optional: false,
+        })
+    }
+
+    fn admin(&mut self, table: &Table<'_>) -> Option<admin::Settings> {
+        let folder = self.folder.clone();
+        let typed = table.string("address");
+        let default = fixed(SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)));
+        let address = self.option("admin.address", typed, value::admin_address, default);
+        let typed = table.string("socket");
+        let meaning = |typed: &str| value::admin_socket(typed, &folder);
+        let default = self.in_state("admin.sock", &typed);
+        let default = default.map(|path| path.map(Some));
+        let socket = self.option("admin.socket", typed, meaning, default);
+
+        let tcp = address.clone().map(|address| address.map(Address::Tcp));
+        self.rules.takes("admin.address", tcp);
+        let unix = socket.clone().and_then(Meant::transpose);
+        let unix = unix.map(|path| path.map(Address::Unix));
+        self.rules.takes("admin.socket", unix);
+        Some(admin::Settings {
+            address: address?.value,
+            socket: socket?.value,
+        })
+    }
+
+    fn upstream(&mut self, table: &Table<'_>) -> Option<upstream::Settings> {
+        let typed = table.string("kind");
+        let meaning = |typed: &str| value::choice(typed, &[Kind::Imds], Kind::as_str);
+        let kind = self.option("upstream.kind", typed, meaning, fixed(Kind::Imds));
+        let typed = table.string("endpoint");
+        let endpoint = self.option("upstream.endpoint", typed, endpoint::endpoint, fixed(IMDS));
+        self.rules.endpoint.clone_from(&endpoint);
+        let typed = table.integer("max_in_flight");
+        let meaning = |typed: &_| value::number(typed, &MAX_IN_FLIGHT_LIMITS);
+        let default = fixed(MAX_IN_FLIGHT);
+        let in_flight = self.option("upstream.max_in_flight", typed, meaning, default);
+        let typed = table.integer("max_per_second");
+        let meaning = |typed: &_| value::number(typed, &MAX_PER_SECOND_LIMITS);
+        let default = fixed(MAX_PER_SECOND);
+        let per_second = self.option("upstream.max_per_second", typed, meaning, default);
+        Some(upstream::Settings {
+            kind: kind?.value,
+            endpoint: endpoint?.value,
+            max_in_flight: in_flight?.value,
+            max_per_second: per_second?.value,
+        })
+    }
+
+    fn store(&mut self, table: &Table<'_>) -> Option<store::Settings> {
+        let folder = self.folder.clone();
+        let typed = table.string("mode");
+        let meaning = |typed: &str| value::choice(typed, &[Mode::Sealed, Mode::Off], mode_name);
+        let mode = self.option("store.mode", typed, meaning, fixed(Mode::Sealed));
+        let off = mode.as_ref().is_some_and(|mode| mode.value == Mode::Off);
+        let mut place = |key, file| {
+            let typed = table.string(key);
+            // A store that is off needs no folder, so the lack of one is no mistake.
+            let default = if off && self.state.is_none() {
+                fixed(PathBuf::new())
+            } else {
+                self.in_state(file, &typed)
+            };
+            let meaning = |typed: &str| value::path(typed, &folder);
+            self.option(&format!("store.{key}"), typed, meaning, default)
+        };
+        let path = place("path", "store");
+        let key = place("key", "foretoken.key");
+        self.rules.store.clone_from(&path);
+        self.rules.key.clone_from(&key);
+        Some(store::Settings {
+            mode: mode?.value,
+            path: path?.value,
+            key: key?.value,
+        })
+    }
+
+    fn workers(&mut self, table: &Table<'_>, cpus: usize) -> Option<usize> {
+        let typed = table.integer("workers");
+        let meaning = |typed: &_| value::number(typed, &WORKERS_LIMITS);
+        let default = cpus.clamp(*WORKERS_LIMITS.start(), *WORKERS_LIMITS.end());
+        let workers = self.option("server.workers", typed, meaning, fixed(default))?;
+        Some(workers.value)
+    }
+
+    fn log(&mut self, table: &Table<'_>) -> Option<LogSettings> {
+        let typed = table.string("level");
+        let meaning = |typed: &str| value::choice(typed, &Level::ALL, Level::as_str);
+        let level = self.option("log.level", typed, meaning, fixed(Level::Info));
+        let typed = table.string("format");
+        let meaning = |typed: &str| value::choice(typed, &Format::ALL, Format::as_str);
+        let format = self.option("log.format", typed, meaning, fixed(Format::Text));
+        Some(LogSettings {
+            level: level?.value,
+            format: format?.value,
+        })
+    }
+
+    /// Settles an option whose value is right or wrong as a whole.
+    fn option<V, T>(
+        &mut self,
+        name: &str,
+        typed: Typed<V>,
+        meaning: impl FnOnce(V) -> Result<T, Complaint>,
+        default: Option<Meant<T>>,
+    ) -> Option<Meant<T>> {
+        let meaning = |at: At<V>| meaning(at.value).map_err(|wrong| vec![wrong.at(at.span)]);
+        self.settle(name, typed, meaning, default)
+    }
+
+    /// Settles an option: what was typed, else the default, else nothing.
+    fn settle<V, T>(
+        &mut self,
+        name: &str,
+        typed: Typed<V>,
+        meaning: impl FnOnce(At<V>) -> Result<T, Vec<At<Complaint>>>,
+        default: Option<Meant<T>>,
+    ) -> Option<Meant<T>> {
+        let settled = match typed {
+            Ok(None) => default,
+            Ok(Some(at)) => {
+                let origin = Origin::File(at.span.clone());
+                match meaning(at) {
+                    Ok(value) => Some(Meant { value, origin }),
+                    Err(wrong) => {
+                        self.found.extend(wrong);
+                        None
+                    }
+                }
+            }
+            Err(wrong) => {
+                self.found.push(wrong);
+                None
+            }
+        };
+        let origin = settled.as_ref().map(|meant| meant.origin.clone());
+        self.origins
+            .extend(origin.map(|origin| (name.to_owned(), origin)));
+        settled
+    }
+
+    /// A default in the folder for state. That there is none matters only where it is needed.
+    fn in_state(&mut self, file: &str, typed: &Typed<&str>) -> Option<Meant<PathBuf>> {
+        self.stateless |= self.whole && self.state.is_none() && matches!(typed, Ok(None));
+        let (folder, variable) = self.state.as_ref()?;
+        Some(Meant {
+            value: folder.join(file),
+            origin: Origin::Environment(variable),
+        })
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "not every option has a default")]
+fn fixed<T>(value: T) -> Option<Meant<T>> {
+    let origin = Origin::Default;
+    Some(Meant { value, origin })
+}
+
+fn no_address() -> Complaint {
+    let hint = "give it one, like `address = \"127.0.0.1:16925\"`";
+    Complaint::new("this listener has no `address`", hint)
+}
+
+fn no_state() -> Mistake {
+    Mistake {
+        place: None,
+        message: "there is no folder for what outlives a restart: none of $STATE_DIRECTORY, \
+                  $XDG_STATE_HOME and $HOME is an absolute path"
+            .to_owned(),
+        hint: "set one of them, or set `admin.socket`, `store.path` and `store.key`; \"off\" for \
+               `admin.socket` and `store.mode` needs no folder"
+            .to_owned(),
+    }
+}

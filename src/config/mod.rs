@@ -1,0 +1,86 @@
+//! The configuration: from one TOML file and a few facts about the process to the settings of
+//! every room.
+//!
+//! Owns the names of all options, their defaults, and the words in which a mistake is told. Each
+//! room defines the settings it needs; this room looks down at them and makes them.
+//!
+//! Promises: no file at all is a working configuration on an Azure VM. All mistakes of a file are
+//! told at once, each with its place. Settings that come out of here need no second check, except
+//! for what only the system knows: whether an address is free and a folder can be written.
+//!
+//! `source` reads · `raw` knows what was typed, `names` what can be · `value` and `endpoint` what
+//! one value means · `rules` what several must not mean together · `check` settles every option
+//! by these · `mistake` how it is told when they mean nothing · `effective` what came out, and
+//! from where.
+
+use std::path::Path;
+
+mod check;
+mod effective;
+mod endpoint;
+mod log;
+mod mistake;
+mod names;
+mod raw;
+mod rules;
+mod source;
+mod value;
+
+#[cfg(test)]
+mod golden;
+
+pub use effective::Effective;
+pub use log::{Format, Level, LogSettings};
+pub use mistake::{ConfigError, Mistake, Mistakes, Place};
+pub use source::Environment;
+
+use crate::{admin, server, store, upstream};
+
+/// The settings of the whole program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `[[listener]]` and `[server]`.
+    pub server: server::Settings,
+    /// `[admin]`.
+    pub admin: admin::Settings,
+    /// `[upstream]`.
+    pub upstream: upstream::Settings,
+    /// `[store]`.
+    pub store: store::Settings,
+    /// `[log]`.
+    pub log: LogSettings,
+}
+
+/// Reads a configuration file; without one, the defaults.
+///
+/// # Errors
+/// The file cannot be read, or there are mistakes in it or in the environment.
+pub fn load(file: Option<&Path>, env: &Environment) -> Result<Settings, ConfigError> {
+    explain(file, env).map(|effective| effective.settings)
+}
+
+/// As [`load`], and remembers where each setting came from.
+///
+/// # Errors
+/// As [`load`].
+pub fn explain(file: Option<&Path>, env: &Environment) -> Result<Effective, ConfigError> {
+    let text = file.map(source::read).transpose()?.unwrap_or_default();
+    let file = file.unwrap_or(Path::new(""));
+    Ok(check::check(&text, file, env)?)
+}
+
+/// The settings that a file's text means. `file` names it in mistakes, and relative paths start
+/// at its folder; nothing is read.
+///
+/// # Errors
+/// All mistakes in the text and in the environment.
+pub fn parse(text: &str, file: &Path, env: &Environment) -> Result<Settings, Mistakes> {
+    check::check(text, file, env).map(|effective| effective.settings)
+}
+
+/// Every option as `table.key`, in the order of the reference, for checking documents against.
+pub fn option_names() -> impl Iterator<Item = String> {
+    names::OPTIONS
+        .iter()
+        .map(|(table, key, _)| format!("{table}.{key}"))
+}

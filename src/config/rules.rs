@@ -1,0 +1,119 @@
+//! What several options must not mean together.
+//!
+//! Promises that no address is taken twice, that Foretoken does not ask itself for tokens, and
+//! that the key does not lie in the store it protects. An option that is already known to be
+//! wrong takes part in no rule. Paths are compared as written, after `.` and `..`: what links
+//! make of them is for the rooms that open them.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::effective::{Meant, Origin};
+use super::mistake::{At, Complaint};
+use super::value::tidied;
+use crate::server::Address;
+
+/// The options that rules speak of, each once it is settled.
+#[derive(Default)]
+pub(super) struct Rules {
+    taken: Vec<(String, Meant<Address>)>,
+    pub endpoint: Option<Meant<SocketAddr>>,
+    pub store: Option<Meant<PathBuf>>,
+    pub key: Option<Meant<PathBuf>>,
+}
+
+impl Rules {
+    /// An option takes an address.
+    pub fn takes(&mut self, option: &str, address: Option<Meant<Address>>) {
+        self.taken
+            .extend(address.map(|address| (option.to_owned(), address)));
+    }
+
+    /// The rules that are broken. Each is told of an option that was typed: defaults alone break
+    /// none.
+    pub fn broken(&self) -> Vec<At<Complaint>> {
+        let mut found = self.taken_twice();
+        found.extend(self.upstream_is_us());
+        found.extend(self.key_in_store());
+        found
+    }
+
+    fn taken_twice(&self) -> Vec<At<Complaint>> {
+        let mut found = Vec::new();
+        for (nth, later) in self.taken.iter().enumerate() {
+            let earlier = self.taken[..nth].iter();
+            let Some(earlier) = earlier.rev().find(|(_, other)| same(&later.1, other)) else {
+                continue;
+            };
+            let (told, span, other) = match (later.1.origin.span(), earlier.1.origin.span()) {
+                (Some(span), _) => (later, span, earlier),
+                (None, Some(span)) => (earlier, span, later),
+                (None, None) => continue,
+            };
+            let complaint = Complaint::new(
+                format!(
+                    "{} is taken by `{}`{}",
+                    told.1.value,
+                    other.0,
+                    by_default(&other.1)
+                ),
+                "give each of the two its own",
+            );
+            found.push(complaint.at(span));
+        }
+        found
+    }
+
+    /// A token asked from ourselves would wait for itself.
+    fn upstream_is_us(&self) -> Option<At<Complaint>> {
+        let endpoint = self.endpoint.as_ref()?;
+        let (option, address) = self
+            .taken
+            .iter()
+            .find(|(_, taken)| same(taken, &endpoint.clone().map(Address::Tcp)))?;
+        let complaint = Complaint::new(
+            format!(
+                "the endpoint is Foretoken itself: `{option}`{}",
+                by_default(address)
+            ),
+            "name the service that issues tokens; Azure's own is http://169.254.169.254",
+        );
+        Some(complaint.at(endpoint.origin.span()?))
+    }
+
+    fn key_in_store(&self) -> Option<At<Complaint>> {
+        let (store, key) = (self.store.as_ref()?, self.key.as_ref()?);
+        // A store that is off may have no path, and every path starts with none.
+        let somewhere = !store.value.as_os_str().is_empty();
+        let inside = somewhere && tidied(&key.value).starts_with(tidied(&store.value));
+        let span: Range<usize> = key.origin.span().or_else(|| store.origin.span())?;
+        let complaint = Complaint::new(
+            format!(
+                "the key {} is inside the store {}",
+                key.value.display(),
+                store.value.display()
+            ),
+            "keep them apart, so that a copied store is useless without its key",
+        );
+        inside.then(|| complaint.at(span))
+    }
+}
+
+/// Two ports 0 are two ports: the system chooses each.
+fn same(one: &Meant<Address>, other: &Meant<Address>) -> bool {
+    match (&one.value, &other.value) {
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            one.port() != 0 && (one.ip(), one.port()) == (other.ip(), other.port())
+        }
+        (Address::Unix(one), Address::Unix(other)) => tidied(one) == tidied(other),
+        _ => false,
+    }
+}
+
+fn by_default<T>(meant: &Meant<T>) -> &'static str {
+    match meant.origin {
+        Origin::File(_) => "",
+        Origin::Default | Origin::Environment(_) => ", by default",
+    }
+}

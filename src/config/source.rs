@@ -1,0 +1,136 @@
+//! Where settings come from: one file, and a few facts about the process.
+//!
+//! The only file of the program that reads the environment. Nothing here decides about the
+//! upstream: whoever can set a variable must not be able to choose who hands out credentials.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::mistake::ConfigError;
+
+/// A configuration is a page of text. The limit keeps a device or a log file, named by mistake,
+/// from filling the memory.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// The facts about the process that defaults are made of.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$STATE_DIRECTORY`: folders that systemd made for the service, separated by colons.
+    pub state_directory: Option<OsString>,
+    /// `$XDG_STATE_HOME`.
+    pub xdg_state_home: Option<OsString>,
+    /// `$HOME`.
+    pub home: Option<OsString>,
+    /// What a configuration file named by a relative path is relative to.
+    pub working_directory: PathBuf,
+    /// CPUs that this process may use; 0 where that is unknown.
+    pub cpus: usize,
+}
+
+impl Environment {
+    /// The facts about this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self {
+            state_directory: std::env::var_os("STATE_DIRECTORY"),
+            xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
+            home: std::env::var_os("HOME"),
+            working_directory: std::env::current_dir().unwrap_or_default(),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        }
+    }
+
+    /// The folder for what outlives a restart, and the variable that names it. Relative values
+    /// are passed over, as the XDG base directory specification asks.
+    pub(super) fn state(&self) -> Option<(PathBuf, &'static str)> {
+        let first = |list: &OsStr| {
+            let entry = list.as_bytes().split(|b| *b == b':').next();
+            PathBuf::from(OsStr::from_bytes(entry.unwrap_or_default()))
+        };
+        let systemd = self.state_directory.as_deref().map(first);
+        let xdg = self.xdg_state_home.as_ref();
+        let xdg = xdg.map(|base| Path::new(base).join("foretoken"));
+        let home = self.home.as_ref();
+        let home = home.map(|home| Path::new(home).join(".local/state/foretoken"));
+        [
+            (systemd, "STATE_DIRECTORY"),
+            (xdg, "XDG_STATE_HOME"),
+            (home, "HOME"),
+        ]
+        .into_iter()
+        .find_map(|(folder, variable)| Some((folder.filter(|f| f.is_absolute())?, variable)))
+    }
+}
+
+/// The text of a configuration file.
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+    let read = || {
+        let mut text = String::new();
+        let file = File::open(path)?;
+        let bytes = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+        if bytes as u64 > MAX_FILE_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(text)
+    };
+    read().map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(systemd: &str, xdg: &str, home: &str) -> Option<(String, &'static str)> {
+        let set = |value: &str| (value != "-").then(|| value.into());
+        let environment = Environment {
+            state_directory: set(systemd),
+            xdg_state_home: set(xdg),
+            home: set(home),
+            ..Environment::default()
+        };
+        let (folder, variable) = environment.state()?;
+        Some((folder.display().to_string(), variable))
+    }
+
+    #[test]
+    fn systemd_is_asked_before_xdg_and_xdg_before_home() {
+        let found = |folder: &str, variable| Some((folder.to_owned(), variable));
+        assert_eq!(
+            state("/var/lib/f", "/x", "/h"),
+            found("/var/lib/f", "STATE_DIRECTORY")
+        );
+        assert_eq!(
+            state("-", "/x", "/h"),
+            found("/x/foretoken", "XDG_STATE_HOME")
+        );
+        assert_eq!(
+            state("-", "-", "/h"),
+            found("/h/.local/state/foretoken", "HOME")
+        );
+        assert_eq!(state("-", "-", "-"), None);
+    }
+
+    #[test]
+    fn the_first_of_several_state_directories_counts() {
+        let folder = state("/var/lib/a:/var/lib/b", "-", "-").unwrap().0;
+        assert_eq!(folder, "/var/lib/a");
+    }
+
+    #[test]
+    fn empty_and_relative_values_are_passed_over() {
+        assert_eq!(state("", "here", "/h").unwrap().1, "HOME");
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(matches!(error, ConfigError::Unreadable { source, .. }
+            if source.kind() == io::ErrorKind::FileTooLarge));
+    }
+}

@@ -1,0 +1,221 @@
+//! What a single value means.
+//!
+//! Pure functions from what was typed to the types of the rooms below, each with the complaint
+//! for a value that cannot be. Promises that every TCP address of ours is a loopback one. Leaves the
+//! upstream's address to `endpoint.rs`, and rules over several values to `rules.rs`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Component, Path, PathBuf};
+
+use toml::de::DeInteger;
+
+use super::mistake::{At, Complaint};
+use super::names::nearest;
+use crate::protocol::Dialect;
+use crate::server::Address;
+
+/// Longest path of a Unix socket: `sun_path` less its closing zero byte, unix(7).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+const ONLY_THIS_MACHINE: &str =
+    "Foretoken answers only this machine: use a loopback address, 127.0.0.1 or [::1]";
+
+/// `listener.address`: `IP:PORT` or `unix:PATH`.
+pub(super) fn listener_address(typed: &str, folder: &Path) -> Result<Address, Complaint> {
+    if let Some(path) = typed.strip_prefix("unix:") {
+        return socket(path, folder).map(Address::Unix);
+    }
+    if typed.starts_with('/') {
+        return Err(Complaint::new(
+            format!("{typed:?} is a path, not an address"),
+            format!("a Unix socket is written \"unix:{typed}\""),
+        ));
+    }
+    loopback(typed).map(Address::Tcp)
+}
+
+/// `admin.address`: `IP:PORT`.
+pub(super) fn admin_address(typed: &str) -> Result<SocketAddr, Complaint> {
+    if typed.starts_with("unix:") || typed.starts_with('/') {
+        return Err(Complaint::new(
+            "`address` is the TCP side of the admin endpoints",
+            "the Unix side is `socket`, a path without \"unix:\"",
+        ));
+    }
+    loopback(typed)
+}
+
+/// `admin.socket`: a path, or "off".
+pub(super) fn admin_socket(typed: &str, folder: &Path) -> Result<Option<PathBuf>, Complaint> {
+    match typed {
+        "off" => Ok(None),
+        _ if typed.starts_with("unix:") => Err(Complaint::new(
+            "`socket` is a path and always a Unix socket",
+            "leave out \"unix:\"",
+        )),
+        _ => socket(typed, folder).map(Some),
+    }
+}
+
+fn loopback(typed: &str) -> Result<SocketAddr, Complaint> {
+    let Ok(address) = typed.parse::<SocketAddr>() else {
+        let hint = match typed.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) => format!("add a port, like \"{}\"", SocketAddr::new(ip, 16925)),
+            Err(_) => "write IP:PORT, like \"127.0.0.1:16925\" or \"[::1]:16925\"; names are not \
+                       looked up"
+                .to_owned(),
+        };
+        let message = format!("{typed:?} is not an IP address with a port");
+        return Err(Complaint::new(message, hint));
+    };
+    if !address.ip().is_loopback() {
+        let message = format!("{typed:?} is not a loopback address");
+        return Err(Complaint::new(message, ONLY_THIS_MACHINE));
+    }
+    Ok(address)
+}
+
+/// A path, relative to the folder of the configuration file.
+pub(super) fn path(typed: &str, folder: &Path) -> Result<PathBuf, Complaint> {
+    if typed.is_empty() {
+        let hint = "name a file; a relative path starts at the folder of the configuration";
+        return Err(Complaint::new("the path is empty", hint));
+    }
+    if typed.contains('\0') {
+        let hint = "no file has such a name; is it an escape gone wrong?";
+        return Err(Complaint::new("the path has a zero byte in it", hint));
+    }
+    Ok(folder.join(typed))
+}
+
+fn socket(typed: &str, folder: &Path) -> Result<PathBuf, Complaint> {
+    let path = path(typed, folder)?;
+    if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        return Err(Complaint::new(
+            format!("{} is too long for a socket", path.display()),
+            format!("the system allows {MAX_SOCKET_PATH_BYTES} bytes, with the folder"),
+        ));
+    }
+    Ok(path)
+}
+
+/// `listener.dialects`: at least one, each once.
+pub(super) fn dialects(
+    typed: At<Vec<Result<At<&str>, At<Complaint>>>>,
+) -> Result<Vec<Dialect>, Vec<At<Complaint>>> {
+    if typed.value.is_empty() {
+        let wrong = Complaint::new(
+            "a listener without dialects answers nobody",
+            "leave the option out for `dialects = [\"imds\"]`",
+        );
+        return Err(vec![wrong.at(typed.span)]);
+    }
+    let (mut dialects, mut wrong) = (Vec::new(), Vec::new());
+    for item in typed.value {
+        let dialect = item.and_then(|item| {
+            let dialect = choice(item.value, &Dialect::ALL, Dialect::as_str);
+            let once = |dialect: &Dialect| !dialects.contains(dialect);
+            let again = || Complaint::new("this dialect is named twice", "once is enough");
+            dialect
+                .and_then(|dialect| Some(dialect).filter(once).ok_or_else(again))
+                .map_err(|complaint| complaint.at(item.span))
+        });
+        match dialect {
+            Ok(dialect) => dialects.push(dialect),
+            Err(complaint) => wrong.push(complaint),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(dialects)
+    } else {
+        Err(wrong)
+    }
+}
+
+/// A path without `.` and `..`, for comparing only: where links are involved, the system may
+/// see it otherwise.
+pub(super) fn tidied(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                tidy.pop();
+            }
+            other => tidy.push(other),
+        }
+    }
+    tidy
+}
+
+/// A whole number within limits.
+pub(super) fn number(
+    typed: &DeInteger<'_>,
+    limits: &RangeInclusive<usize>,
+) -> Result<usize, Complaint> {
+    let value = usize::from_str_radix(typed.as_str(), typed.radix()).ok();
+    value.filter(|value| limits.contains(value)).ok_or_else(|| {
+        let (least, most) = (limits.start(), limits.end());
+        Complaint::new(
+            format!("{typed} is out of range"),
+            format!("the least is {least}, the most {most}"),
+        )
+    })
+}
+
+/// One name of a closed set.
+pub(super) fn choice<T: Copy>(
+    typed: &str,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, Complaint> {
+    if let Some(chosen) = all.iter().find(|value| name(**value) == typed) {
+        return Ok(*chosen);
+    }
+    let names = || all.iter().map(|value| name(*value));
+    let any = || {
+        let quoted: Vec<_> = names().map(|name| format!("{name:?}")).collect();
+        format!("write {}", quoted.join(" or "))
+    };
+    let near = nearest(typed, names()).map(|near| format!("did you mean {near:?}?"));
+    let hint = near.unwrap_or_else(any);
+    Err(Complaint::new(format!("{typed:?} is not known here"), hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_listened_on() {
+        let folder = Path::new("/etc");
+        for typed in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "10.0.0.4:1",
+            "[::ffff:127.0.0.1]:1",
+            "169.254.169.254:80",
+        ] {
+            assert!(listener_address(typed, folder).is_err(), "{typed}");
+            assert!(admin_address(typed).is_err(), "{typed}");
+        }
+        assert!(listener_address("127.3.2.1:0", folder).is_ok());
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_folder() {
+        let folder = Path::new("/etc/foretoken");
+        assert_eq!(
+            path("a/b", folder).unwrap(),
+            Path::new("/etc/foretoken/a/b")
+        );
+        assert_eq!(path("/a/b", folder).unwrap(), Path::new("/a/b"));
+    }
+
+    #[test]
+    fn tidied_paths_compare_equal_where_they_mean_the_same() {
+        assert_eq!(tidied(Path::new("/a/./b/../c//d/")), Path::new("/a/c/d"));
+        assert_eq!(tidied(Path::new("/../a")), Path::new("/a"));
+    }
+}
