@@ -1,0 +1,13 @@
+//! The process: what is started in which order, and how it ends.
+//!
+//! Owns every long-lived thread. Promises: admin answers first; token sockets are bound early, so
+//! that a taken port is said at once, and opened only when tokens of an earlier start are in
+//! memory; readiness never depends on the upstream; a stop breaks no answer.
+
+mod hardening;
+mod lifecycle;
+mod wiring;
+
+pub use hardening::harden;
+pub use lifecycle::{Ended, until_signal};
+pub use wiring::{App, StartError};

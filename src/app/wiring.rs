@@ -1,0 +1,191 @@
+//! From settings to a running process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admin::{self, Admin};
+use crate::authz::Policy;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::refresh::{self, Driver, Handle, Writer};
+use crate::server::handler::Live;
+use crate::server::{Address, AdminFront, BindError, Bound, Parts, Running};
+use crate::store::{self, Health, Store};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{self, Imds, TokenSource};
+
+/// How long connections may take to finish what they are at.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long the store may take for its last write.
+const STORE_CLOSE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A running Foretoken.
+pub struct App {
+    admin: Admin,
+    admin_front: AdminFront,
+    running: Running,
+    driver: Driver,
+    store: Store,
+    metrics: Metrics,
+    addresses: Vec<Address>,
+}
+
+/// Why it does not start. Each reads as one clear sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Another instance has the store.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The upstream is one of our own addresses: every call would come back to us.
+    #[error("the upstream {0} is one of Foretoken's own addresses")]
+    OwnUpstream(std::net::SocketAddr),
+    /// The system has no more threads or sockets.
+    #[error("cannot start a thread or open a socket: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl App {
+    /// Starts everything; tokens are served when this returns.
+    ///
+    /// # Errors
+    /// An address is taken, the store is in use, or the system refuses threads or sockets. A
+    /// broken store or a dead upstream is no error.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let source = match settings.upstream.kind {
+            upstream::Kind::Imds => Imds::new(settings.upstream.endpoint, clock.clone()),
+        };
+        Self::start_with(settings, source, clock)
+    }
+
+    /// As [`start`](Self::start), with a source and a clock of the caller's.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with<S: TokenSource>(
+        settings: &Settings,
+        source: S,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let metrics = Metrics::new();
+        let admin = Admin::new(metrics.clone());
+        let admin_front = AdminFront::start(&settings.admin, admin.clone())?;
+        let workers = settings.server.workers;
+        let bound = bind(&settings.server.listeners, workers)?;
+        let addresses: Vec<_> = bound.iter().map(Bound::address).collect();
+        let upstream = settings.upstream.endpoint;
+        let own = addresses.iter().any(|address| *address == Address::Tcp(upstream));
+        if own || admin_front.address() == upstream {
+            return Err(StartError::OwnUpstream(upstream));
+        }
+
+        let store::Opened { store, restored, .. } = Store::open(&settings.store, &clock)?;
+        if let Health::Degraded(reason) = store.health() {
+            tracing::warn!(reason, "tokens are kept in memory only");
+        }
+        let cache = Arc::new(Cache::new());
+        let limits = refresh::Settings {
+            max_in_flight: settings.upstream.max_in_flight,
+            max_per_second: settings.upstream.max_per_second,
+            seed: fastrand::u64(..),
+        };
+        let restored_keys = restored.len();
+        let writer = Writer::new(limits, Arc::clone(&cache), store.clone(), metrics.clone());
+        let driver = Driver::start(writer, source, clock.clone(), restored)?;
+
+        let name = format!("{} {upstream}", settings.upstream.kind.as_str());
+        let live = Live { policy: Policy::default(), upstream: name.into() };
+        let parts = Parts {
+            cache: Arc::clone(&cache),
+            live: Arc::new(live),
+            refresh: driver.handle(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        };
+        let running = Running::start(bound, workers, &parts)?;
+        let refresh = driver.handle();
+        admin.warm(admin::Parts { cache, refresh, store: store.clone(), clock });
+        for address in &addresses {
+            tracing::info!(%address, workers, "serving tokens");
+        }
+        tracing::info!(address = %admin_front.address(), restored_keys, "ready");
+        Ok(Self { admin, admin_front, running, driver, store, metrics, addresses })
+    }
+
+    /// Where tokens are served; ports are the real ones.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Where the read-only admin endpoints are.
+    #[must_use]
+    pub fn admin_address(&self) -> std::net::SocketAddr {
+        self.admin_front.address()
+    }
+
+    /// The process's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The refresh thread.
+    #[must_use]
+    pub fn refresh(&self) -> Handle {
+        self.driver.handle()
+    }
+
+    /// Whether a thread has ended that must not.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.driver.is_stopped() || self.running.has_lost_one()
+    }
+
+    /// Stops: no new connections, answers finish, callers who wait are told, the store is written.
+    pub fn stop(self) {
+        tracing::info!("stopping");
+        self.admin.serving(false);
+        self.running.drain();
+        self.wait_for_connections();
+        // Whoever still waits for a token is answered now, by the end of the flight.
+        let Self { driver, running, store, .. } = self;
+        driver.stop();
+        poll(DRAIN, || running.is_over());
+        if !store.close(STORE_CLOSE) {
+            tracing::warn!("the store did not close in time");
+        }
+        tracing::info!("stopped");
+    }
+
+    fn wait_for_connections(&self) {
+        poll(DRAIN, || self.running.is_over());
+    }
+}
+
+fn poll(deadline: Duration, over: impl Fn() -> bool) {
+    let mut left = deadline;
+    while !over() && !left.is_zero() {
+        std::thread::sleep(POLL);
+        left = left.saturating_sub(POLL);
+    }
+}
+
+fn bind(
+    listeners: &[crate::server::Listener],
+    workers: usize,
+) -> Result<Vec<Bound>, BindError> {
+    let mut bound = Vec::new();
+    for listener in listeners {
+        match Bound::bind(listener, workers)? {
+            Some(one) => bound.push(one),
+            None => tracing::info!(address = %listener.address, "no such address family here"),
+        }
+    }
+    Ok(bound)
+}

@@ -1,0 +1,84 @@
+//! `foretoken demo`: the main job on a laptop, with an embedded emulator as the upstream.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, anyhow};
+use foretoken_emulator::Emulator;
+
+use super::{Failure, status};
+use crate::app::{self, App, Ended};
+use crate::config::{self, Environment};
+use crate::telemetry::log;
+use crate::telemetry::metrics::Outcome;
+
+/// Where the emulator listens; Foretoken and its admin take the default ports behind it.
+const EMULATOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 16924);
+/// Seconds between two lines of news.
+const NEWS_S: u32 = 60;
+
+pub(super) fn run() -> Result<(), Failure> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let environment = Environment {
+        state_directory: Some(folder.path().into()),
+        ..Environment::of_process()
+    };
+    let text = format!("[upstream]\nendpoint = \"http://{EMULATOR}\"\n[log]\nlevel = \"warn\"\n");
+    let settings = config::parse(&text, std::path::Path::new("demo"), &environment)
+        .map_err(config::ConfigError::from)?;
+    log::start(settings.log);
+    app::harden();
+
+    let emulator = foretoken_emulator::Settings { listen: EMULATOR, ..Default::default() };
+    let emulator = Emulator::start(emulator).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!("{EMULATOR} is already in use: is a demo running?"),
+        _ => anyhow!("the emulator cannot listen on {EMULATOR}: {error}"),
+    })?;
+    let app = App::start(&settings)?;
+    println!(
+        "Foretoken serves tokens of an emulator; they open nothing. Ctrl-C ends it.\n\n  \
+         curl -s -H Metadata:true \"http://127.0.0.1:16925/metadata/identity/oauth2/token?\
+         api-version=2018-02-01&resource=https://vault.azure.net\"\n\n\
+         For an Azure SDK:\n\n  \
+         export AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:16925\n\n\
+         Then: foretoken status · http://{}/metrics\n",
+        app.admin_address()
+    );
+    let mut news = News::default();
+    let ended = app::until_signal(app, |app| {
+        if let Some(line) = news.tell(app, &emulator) {
+            println!("{line}");
+        }
+    });
+    emulator.stop();
+    match ended.context("cannot wait for signals")? {
+        Ended::Asked => Ok(()),
+        Ended::Broken => Err(Failure::Broken),
+    }
+}
+
+/// Tells what happened, when something did and at most once a minute.
+#[derive(Default)]
+struct News {
+    told: (u64, u64, u64),
+    wait_s: u32,
+}
+
+impl News {
+    fn tell(&mut self, app: &App, emulator: &Emulator) -> Option<String> {
+        self.wait_s = self.wait_s.saturating_sub(1);
+        let hits = app.metrics().requests(Outcome::Hit);
+        let misses =
+            app.metrics().requests(Outcome::Miss) + app.metrics().requests(Outcome::Coalesced);
+        let facts = (hits, misses, emulator.counts().token_calls);
+        if self.wait_s > 0 || facts == self.told {
+            return None;
+        }
+        (self.told, self.wait_s) = (facts, NEWS_S);
+        let next = app.next_call_in_s().map_or_else(|| "none".into(), status::in_words);
+        Some(format!(
+            "hits {hits} · misses {misses} · upstream calls {} · next refresh in {next}",
+            facts.2
+        ))
+    }
+}

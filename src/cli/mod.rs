@@ -1,0 +1,95 @@
+//! Commands and flags. The help texts are the reference.
+
+mod check;
+mod claims;
+mod client;
+#[cfg(feature = "demo")]
+mod demo;
+mod serve;
+mod status;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::StartError;
+use crate::config::ConfigError;
+use crate::server::BindError;
+
+/// A local caching proxy for Azure managed identity tokens.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve tokens. Without a configuration this is right on an Azure VM.
+    Serve(WithConfig),
+    /// Serve tokens of an embedded emulator: managed identity without Azure.
+    #[cfg(feature = "demo")]
+    Demo,
+    /// Check a configuration file and print what it means.
+    Check(WithConfig),
+    /// Print every token key that the running server holds.
+    Status(WithConfig),
+    /// Ask the running server for a token, as a client does.
+    Token(token::Args),
+}
+
+#[derive(clap::Args)]
+struct WithConfig {
+    /// The configuration file (TOML). Every option has a default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command failed; decides the exit code.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("a thread has panicked; the log says which")]
+    Broken,
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// 1 anything else · 2 wrong usage or configuration · 3 address in use · 4 store in use.
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Start(StartError::OwnUpstream(_)) => 2,
+            Self::Start(StartError::Bind(BindError::InUse { .. })) => 3,
+            Self::Start(StartError::Store(_)) => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the command line and returns the process's exit code; errors are one message on standard
+/// error.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args.config.as_deref()),
+        #[cfg(feature = "demo")]
+        Command::Demo => demo::run(),
+        Command::Check(args) => check::run(args.config.as_deref()),
+        Command::Status(args) => status::run(args.config.as_deref()),
+        Command::Token(args) => token::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("foretoken: {failure:#}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

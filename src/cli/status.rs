@@ -1,0 +1,92 @@
+//! `foretoken status`: the keys as a table.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{Failure, client};
+use crate::config::{self, Environment};
+use crate::server::Address;
+
+const HEADINGS: [&str; 7] =
+    ["IDENTITY", "RESOURCE", "LEFT", "NEXT CALL", "LAST RESULT", "HITS", "RUNWAY"];
+
+pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
+    let settings = config::load(file, &Environment::of_process())?;
+    let answer = client::get(&Address::Tcp(settings.admin.address), "/status")?;
+    if answer.status != 200 {
+        return Err(anyhow::anyhow!("status {}: {}", answer.status, answer.body.trim()).into());
+    }
+    print!("{}", render(&answer.body)?);
+    Ok(())
+}
+
+fn render(body: &str) -> Result<String> {
+    let body: Value = serde_json::from_str(body).context("the answer is no JSON")?;
+    let keys = body["keys"].as_array().context("the answer has no keys")?;
+    let mut rows = vec![HEADINGS.map(String::from)];
+    rows.extend(keys.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEADINGS.len()).filter_map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells: Vec<_> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    if body["store"] != "ok" {
+        out.push_str(&format!("store: {}\n", text(&body["store"])));
+    }
+    Ok(out)
+}
+
+fn row(key: &Value) -> [String; 7] {
+    [
+        text(&key["identity"]),
+        text(&key["resource"]),
+        span(&key["expires_in_s"]),
+        span(&key["next_call_in_s"]),
+        text(&key["last"]),
+        key["hits"].as_u64().unwrap_or(0).to_string(),
+        span(&key["runway_s"]),
+    ]
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+/// Seconds as people say them, in two units at most.
+fn span(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".into(), in_words)
+}
+
+pub(super) fn in_words(seconds: u64) -> String {
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m {}s", seconds % 60),
+        _ => format!("{hours}h {minutes}m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_printed_as_a_table() {
+        let body = serde_json::json!({"store": "disk full", "keys": [{
+            "identity": "system", "resource": "https://vault.azure.net", "expires_in_s": 86_000,
+            "next_call_in_s": null, "last": "renewed", "hits": 12, "runway_s": 59,
+        }]});
+        assert_eq!(
+            render(&body.to_string()).unwrap(),
+            "IDENTITY  RESOURCE                 LEFT     NEXT CALL  LAST RESULT  HITS  RUNWAY\n\
+             system    https://vault.azure.net  23h 53m  -          renewed      12    59s\n\
+             store: disk full\n"
+        );
+    }
+}
