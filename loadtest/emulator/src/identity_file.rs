@@ -144,4 +144,19 @@ mod tests {
             assert!(Identities::from_toml(wrong).is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn the_example_in_the_readme_is_a_proper_file() {
+        let readme = include_str!("../README.md");
+        let (_, rest) = readme.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let Identities::Exactly { system, users } = Identities::from_toml(example).unwrap() else {
+            panic!("a file names identities");
+        };
+        assert_eq!(
+            system.unwrap().client_id,
+            "5e29463d-71da-4fe0-8e69-999b57db23b0"
+        );
+        assert_eq!(users[0].roles["api://ledger"], ["Ledger.Read"]);
+    }
 }
