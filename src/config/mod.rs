@@ -26,6 +26,9 @@ mod rules;
 mod source;
 mod value;
 
+#[cfg(test)]
+mod golden;
+
 pub use effective::Effective;
 pub use log::{Format, Level, LogSettings};
 pub use mistake::{ConfigError, Mistake, Mistakes, Place};
