@@ -22,8 +22,10 @@ pub enum Ended {
 ///
 /// # Errors
 /// Signals cannot be received.
-pub fn until_signal(app: App, mut each_second: impl FnMut(&App)) -> std::io::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub fn until_signal(app: App, mut each_second: impl AsyncFnMut(&App)) -> std::io::Result<Ended> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -36,7 +38,7 @@ pub fn until_signal(app: App, mut each_second: impl FnMut(&App)) -> std::io::Res
                     if app.is_broken() {
                         break Ended::Broken;
                     }
-                    each_second(&app);
+                    each_second(&app).await;
                 }
             }
         })

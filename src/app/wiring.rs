@@ -30,6 +30,7 @@ pub struct App {
     store: Store,
     metrics: Metrics,
     addresses: Vec<Address>,
+    clock: Clock,
 }
 
 /// Why it does not start. Each reads as one clear sentence.
@@ -79,12 +80,16 @@ impl App {
         let bound = bind(&settings.server.listeners, workers)?;
         let addresses: Vec<_> = bound.iter().map(Bound::address).collect();
         let upstream = settings.upstream.endpoint;
-        let own = addresses.iter().any(|address| *address == Address::Tcp(upstream));
+        let own = addresses
+            .iter()
+            .any(|address| *address == Address::Tcp(upstream));
         if own || admin_front.address() == upstream {
             return Err(StartError::OwnUpstream(upstream));
         }
 
-        let store::Opened { store, restored, .. } = Store::open(&settings.store, &clock)?;
+        let store::Opened {
+            store, restored, ..
+        } = Store::open(&settings.store, &clock)?;
         if let Health::Degraded(reason) = store.health() {
             tracing::warn!(reason, "tokens are kept in memory only");
         }
@@ -99,7 +104,10 @@ impl App {
         let driver = Driver::start(writer, source, clock.clone(), restored)?;
 
         let name = format!("{} {upstream}", settings.upstream.kind.as_str());
-        let live = Live { policy: Policy::default(), upstream: name.into() };
+        let live = Live {
+            policy: Policy::default(),
+            upstream: name.into(),
+        };
         let parts = Parts {
             cache: Arc::clone(&cache),
             live: Arc::new(live),
@@ -109,12 +117,26 @@ impl App {
         };
         let running = Running::start(bound, workers, &parts)?;
         let refresh = driver.handle();
-        admin.warm(admin::Parts { cache, refresh, store: store.clone(), clock });
+        admin.warm(admin::Parts {
+            cache,
+            refresh,
+            store: store.clone(),
+            clock: clock.clone(),
+        });
         for address in &addresses {
             tracing::info!(%address, workers, "serving tokens");
         }
         tracing::info!(address = %admin_front.address(), restored_keys, "ready");
-        Ok(Self { admin, admin_front, running, driver, store, metrics, addresses })
+        Ok(Self {
+            admin,
+            admin_front,
+            running,
+            driver,
+            store,
+            metrics,
+            addresses,
+            clock,
+        })
     }
 
     /// Where tokens are served; ports are the real ones.
@@ -141,6 +163,13 @@ impl App {
         self.driver.handle()
     }
 
+    /// Seconds until the next planned upstream call; `None` if none is planned.
+    pub async fn next_call_in_s(&self) -> Option<u64> {
+        let keys = self.driver.handle().status().await.ok()?;
+        let next = keys.iter().filter_map(|key| key.next_call_at).min()?;
+        Some(next.since(self.clock.now()) / 1000)
+    }
+
     /// Whether a thread has ended that must not.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -154,7 +183,12 @@ impl App {
         self.running.drain();
         self.wait_for_connections();
         // Whoever still waits for a token is answered now, by the end of the flight.
-        let Self { driver, running, store, .. } = self;
+        let Self {
+            driver,
+            running,
+            store,
+            ..
+        } = self;
         driver.stop();
         poll(DRAIN, || running.is_over());
         if !store.close(STORE_CLOSE) {
@@ -176,10 +210,7 @@ fn poll(deadline: Duration, over: impl Fn() -> bool) {
     }
 }
 
-fn bind(
-    listeners: &[crate::server::Listener],
-    workers: usize,
-) -> Result<Vec<Bound>, BindError> {
+fn bind(listeners: &[crate::server::Listener], workers: usize) -> Result<Vec<Bound>, BindError> {
     let mut bound = Vec::new();
     for listener in listeners {
         match Bound::bind(listener, workers)? {

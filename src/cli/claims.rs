@@ -10,8 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 /// The token is not a JWT. The message never quotes it.
 pub(super) fn decode(token: &str) -> Result<serde_json::Value> {
     let claims = token.split('.').nth(1).context("the token is not a JWT")?;
-    let claims = URL_SAFE_NO_PAD.decode(claims).ok().context("the token is not a JWT")?;
-    serde_json::from_slice(&claims).ok().context("the token's claims are not JSON")
+    let claims = URL_SAFE_NO_PAD
+        .decode(claims)
+        .ok()
+        .context("the token is not a JWT")?;
+    serde_json::from_slice(&claims)
+        .ok()
+        .context("the token's claims are not JSON")
 }
 
 #[cfg(test)]
@@ -29,7 +34,10 @@ mod tests {
     fn an_opaque_token_is_not_quoted_in_the_error() {
         for token in ["canary", "a.canary.b", "a.Y2FuYXJ5.b"] {
             let error = format!("{:#}", decode(token).unwrap_err());
-            assert!(!error.contains("canary") && !error.contains("Y2FuYXJ5"), "{error}");
+            assert!(
+                !error.contains("canary") && !error.contains("Y2FuYXJ5"),
+                "{error}"
+            );
         }
     }
 }

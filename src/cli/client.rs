@@ -48,9 +48,20 @@ fn exchange(mut stream: impl Read + Write, target: &str) -> Result<Answer> {
         "GET {target} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).context("the answer broke off")?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("the answer is no HTTP") };
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    stream
+        .take(MAX_ANSWER_BYTES)
+        .read_to_string(&mut answer)
+        .context("the answer broke off")?;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("the answer is no HTTP")
+    };
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     let status = status.context("the answer is no HTTP")?;
-    Ok(Answer { status, body: body.to_owned() })
+    Ok(Answer {
+        status,
+        body: body.to_owned(),
+    })
 }

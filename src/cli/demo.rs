@@ -29,7 +29,10 @@ pub(super) fn run() -> Result<(), Failure> {
     log::start(settings.log);
     app::harden();
 
-    let emulator = foretoken_emulator::Settings { listen: EMULATOR, ..Default::default() };
+    let emulator = foretoken_emulator::Settings {
+        listen: EMULATOR,
+        ..Default::default()
+    };
     let emulator = Emulator::start(emulator).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!("{EMULATOR} is already in use: is a demo running?"),
         _ => anyhow!("the emulator cannot listen on {EMULATOR}: {error}"),
@@ -45,8 +48,8 @@ pub(super) fn run() -> Result<(), Failure> {
         app.admin_address()
     );
     let mut news = News::default();
-    let ended = app::until_signal(app, |app| {
-        if let Some(line) = news.tell(app, &emulator) {
+    let ended = app::until_signal(app, async |app| {
+        if let Some(line) = news.tell(app, &emulator).await {
             println!("{line}");
         }
     });
@@ -65,7 +68,7 @@ struct News {
 }
 
 impl News {
-    fn tell(&mut self, app: &App, emulator: &Emulator) -> Option<String> {
+    async fn tell(&mut self, app: &App, emulator: &Emulator) -> Option<String> {
         self.wait_s = self.wait_s.saturating_sub(1);
         let hits = app.metrics().requests(Outcome::Hit);
         let misses =
@@ -75,7 +78,10 @@ impl News {
             return None;
         }
         (self.told, self.wait_s) = (facts, NEWS_S);
-        let next = app.next_call_in_s().map_or_else(|| "none".into(), status::in_words);
+        let next = app
+            .next_call_in_s()
+            .await
+            .map_or_else(|| "none".into(), status::in_words);
         Some(format!(
             "hits {hits} · misses {misses} · upstream calls {} · next refresh in {next}",
             facts.2

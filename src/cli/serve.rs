@@ -14,7 +14,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     log::start(settings.log);
     app::harden();
     let app = App::start(&settings)?;
-    match app::until_signal(app, |_| {}).context("cannot wait for signals")? {
+    match app::until_signal(app, async |_| {}).context("cannot wait for signals")? {
         Ended::Asked => Ok(()),
         Ended::Broken => Err(Failure::Broken),
     }

@@ -9,8 +9,15 @@ use super::{Failure, client};
 use crate::config::{self, Environment};
 use crate::server::Address;
 
-const HEADINGS: [&str; 7] =
-    ["IDENTITY", "RESOURCE", "LEFT", "NEXT CALL", "LAST RESULT", "HITS", "RUNWAY"];
+const HEADINGS: [&str; 7] = [
+    "IDENTITY",
+    "RESOURCE",
+    "LEFT",
+    "NEXT CALL",
+    "LAST RESULT",
+    "HITS",
+    "RUNWAY",
+];
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     let settings = config::load(file, &Environment::of_process())?;
@@ -31,8 +38,11 @@ fn render(body: &str) -> Result<String> {
     let widths: Vec<usize> = (0..HEADINGS.len()).filter_map(width).collect();
     let mut out = String::new();
     for row in &rows {
-        let cells: Vec<_> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<_> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }

@@ -32,7 +32,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let settings = config::load(args.config.as_deref(), &Environment::of_process())?;
-    let listener = settings.server.listeners.first().context("no listener is configured")?;
+    let listener = settings
+        .server
+        .listeners
+        .first()
+        .context("no listener is configured")?;
     let answer = client::get(&listener.address, &target(args))?;
     if answer.status != 200 {
         // An error body holds no token.
@@ -64,6 +68,8 @@ fn target(args: &Args) -> String {
 
 fn claims_of(body: &str) -> Result<serde_json::Value> {
     let body: serde_json::Value = serde_json::from_str(body).context("the answer is no JSON")?;
-    let Some(token) = body["access_token"].as_str() else { bail!("the answer has no token") };
+    let Some(token) = body["access_token"].as_str() else {
+        bail!("the answer has no token")
+    };
     claims::decode(token)
 }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::effective::{Effective, Meant, Origin, listener_option, mode_name};
-use super::log::{Format, Level, LogSettings};
+
 use super::mistake::{At, Complaint, Mistake, Mistakes, without_echoes};
 use super::raw::{Document, Table, Typed};
 use super::rules::Rules;
@@ -18,6 +18,7 @@ use super::{Settings, endpoint, value};
 use crate::protocol::Dialect;
 use crate::server::{Address, Listener};
 use crate::store::Mode;
+use crate::telemetry::log::{self, Format, Level};
 use crate::upstream::Kind;
 use crate::{admin, server, store, upstream};
 
@@ -239,14 +240,14 @@ impl Check {
         Some(workers.value)
     }
 
-    fn log(&mut self, table: &Table<'_>) -> Option<LogSettings> {
+    fn log(&mut self, table: &Table<'_>) -> Option<log::Settings> {
         let typed = table.string("level");
         let meaning = |typed: &str| value::choice(typed, &Level::ALL, Level::as_str);
         let level = self.option("log.level", typed, meaning, fixed(Level::Info));
         let typed = table.string("format");
         let meaning = |typed: &str| value::choice(typed, &Format::ALL, Format::as_str);
         let format = self.option("log.format", typed, meaning, fixed(Format::Text));
-        Some(LogSettings {
+        Some(log::Settings {
             level: level?.value,
             format: format?.value,
         })

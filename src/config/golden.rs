@@ -188,9 +188,12 @@ proptest! {
     fn every_mistake_has_a_place_in_the_text(text in lines()) {
         if let Err(mistakes) = parse(&text, Path::new("f.toml"), &environment()) {
             for mistake in mistakes.0 {
-                let place = mistake.place.unwrap();
+                let place = mistake.place.as_ref().unwrap();
                 prop_assert!(place.line <= text.split('\n').count());
                 prop_assert!(!mistake.hint.is_empty());
+                let told = mistake.to_string();
+                let terminal = |c: char| c.is_control() && c != '\n' && c != '\t';
+                prop_assert!(!told.contains(terminal), "{told:?}");
             }
         }
     }

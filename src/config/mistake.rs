@@ -71,12 +71,13 @@ impl fmt::Display for Mistake {
                 let Place {
                     file, line, column, ..
                 } = place;
-                writeln!(f, "{}:{line}:{column}: {}", file.display(), self.message)?;
+                let message = printable(&self.message);
+                writeln!(f, "{}:{line}:{column}: {message}", file.display())?;
                 place.show_source(f)?;
             }
-            None => writeln!(f, "environment: {}", self.message)?,
+            None => writeln!(f, "environment: {}", printable(&self.message))?,
         }
-        write!(f, "hint: {}", self.hint)
+        write!(f, "hint: {}", printable(&self.hint))
     }
 }
 
@@ -114,12 +115,7 @@ impl Place {
 
     /// The line and the caret. Tabs stay tabs in both, so that they line up.
     fn show_source(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("    ")?;
-        for c in self.source_line.chars() {
-            let unprintable = c.is_control() && c != '\t';
-            f.write_char(if unprintable { '\u{fffd}' } else { c })?;
-        }
-        f.write_str("\n    ")?;
+        write!(f, "    {}\n    ", printable(&self.source_line))?;
         let mut before = self.source_line.chars();
         for _ in 1..self.column {
             let tab = before.next() == Some('\t');
@@ -127,6 +123,12 @@ impl Place {
         }
         writeln!(f, "{}", "^".repeat(self.width))
     }
+}
+
+/// Text without control characters, so that it can only be read. Tabs stay.
+fn printable(text: &str) -> String {
+    let unprintable = |c: char| c.is_control() && c != '\t';
+    text.replace(unprintable, "\u{fffd}")
 }
 
 /// The line that holds a byte, counted from 1.

@@ -18,7 +18,6 @@ use std::path::Path;
 mod check;
 mod effective;
 mod endpoint;
-mod log;
 mod mistake;
 mod names;
 mod raw;
@@ -30,10 +29,10 @@ mod value;
 mod golden;
 
 pub use effective::Effective;
-pub use log::{Format, Level, LogSettings};
 pub use mistake::{ConfigError, Mistake, Mistakes, Place};
 pub use source::Environment;
 
+use crate::telemetry::log;
 use crate::{admin, server, store, upstream};
 
 /// The settings of the whole program.
@@ -48,7 +47,7 @@ pub struct Settings {
     /// `[store]`.
     pub store: store::Settings,
     /// `[log]`.
-    pub log: LogSettings,
+    pub log: log::Settings,
 }
 
 /// Reads a configuration file; without one, the defaults.

@@ -1,8 +1,8 @@
 //! What a single value means.
 //!
 //! Pure functions from what was typed to the types of the rooms below, each with the complaint
-//! for a value that cannot be. Promises that every TCP address of ours is a loopback one. Leaves the
-//! upstream's address to `endpoint.rs`, and rules over several values to `rules.rs`.
+//! for a value that cannot be. Promises that every TCP address of ours is a loopback one. Leaves
+//! the upstream's address to `endpoint.rs`, and rules over several values to `rules.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
