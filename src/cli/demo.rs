@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context as _;
 use foretoken_emulator::Emulator;
 
 use super::{Failure, status};
-use crate::app::{self, App, Ended};
+use crate::app::{self, App, Ended, StartError};
 use crate::config::{self, Environment};
+use crate::server::BindError;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Outcome;
 
@@ -33,9 +34,16 @@ pub(super) fn run() -> Result<(), Failure> {
         listen: EMULATOR,
         ..Default::default()
     };
-    let emulator = Emulator::start(emulator).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!("{EMULATOR} is already in use: is a demo running?"),
-        _ => anyhow!("the emulator cannot listen on {EMULATOR}: {error}"),
+    let emulator = Emulator::start(emulator).map_err(|error| {
+        StartError::Bind(match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse {
+                address: EMULATOR.to_string(),
+            },
+            _ => BindError::Other {
+                address: EMULATOR.to_string(),
+                error,
+            },
+        })
     })?;
     let app = App::start(&settings)?;
     println!(

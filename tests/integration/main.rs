@@ -1,0 +1,12 @@
+//! One binary for all integration tests, one module for each capability.
+
+mod support;
+
+mod admin;
+mod bad_input;
+mod canary;
+mod commands;
+mod recordings;
+mod restart;
+mod single_flight;
+mod virtual_time;

@@ -1,0 +1,97 @@
+//! The built program as a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::http::PATIENCE;
+
+/// A `foretoken serve` that is ready. Killed when dropped.
+pub struct Served {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    /// Every line of standard error so far and to come.
+    pub lines: Receiver<String>,
+    /// The lines read while waiting for readiness.
+    pub start: Vec<String>,
+}
+
+impl Served {
+    /// Starts `foretoken serve --config FILE` with its state in `folder` and waits until it says
+    /// that it is ready. The log must be in JSON at `info` or below.
+    pub fn start(config: &Path, folder: &Path) -> Self {
+        let mut child = command(folder)
+            .args(["serve", "--config"])
+            .arg(config)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let (mut address, mut start) = (None, Vec::new());
+        loop {
+            let line = lines
+                .recv_timeout(PATIENCE)
+                .expect("a line until it is ready");
+            let fields = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
+            let fields = &fields["fields"];
+            let at = || {
+                fields["address"]
+                    .as_str()
+                    .and_then(|text| text.parse().ok())
+            };
+            start.push(line.clone());
+            match fields["message"].as_str() {
+                Some("serving tokens") => address = address.or_else(at),
+                Some("ready") => {
+                    let admin = at().expect("the admin's address");
+                    let address = address.expect("a TCP listener");
+                    return Self {
+                        child,
+                        address,
+                        admin,
+                        lines,
+                        start,
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), signal).expect("the process is there");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The built program with nothing of our environment but its state folder.
+pub fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_foretoken"));
+    command
+        .env_clear()
+        .env("STATE_DIRECTORY", folder)
+        .stdin(Stdio::null());
+    command
+}
