@@ -1,1 +1,169 @@
+//! Loom models of slot and flight: every interleaving of two or three threads.
+//!
+//! Run with `cargo test --release --features loom --lib models`.
 
+use std::sync::Arc;
+
+use loom::future::block_on;
+use loom::thread;
+
+use super::{EchoKey, Entry, Joined, Landing, Leader, Slot, Waiter};
+use crate::clock::UnixMs;
+use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
+use crate::upstream::{Class, FetchError};
+
+fn slot() -> Arc<Slot> {
+    let key = TokenKey {
+        upstream: "imds".into(),
+        identity: Identity::System,
+        resource: Resource::from_decoded(b"r").unwrap(),
+        capabilities: vec![],
+        extras: vec![],
+        client: None,
+    };
+    Arc::new(Slot::new(1, key))
+}
+
+fn entry(slot: &Slot, generation: u64) -> Arc<Entry> {
+    let lifetime = Lifetime {
+        received_at: UnixMs(0),
+        expires_on_s: 100,
+        not_before_s: None,
+        refresh_in_s: None,
+    };
+    let token = AccessToken {
+        secret: Secret::new(b"t".to_vec()),
+        lifetime,
+        client_id: None,
+    };
+    let echo = EchoKey::random().echo(slot.key());
+    Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token)))
+}
+
+fn join(slot: &Arc<Slot>) -> Option<(Waiter, Option<Leader>)> {
+    match slot.join() {
+        Joined::Waiting(waiter, leader) => Some((waiter, leader)),
+        Joined::Gone | Joined::Crowded => None,
+    }
+}
+
+#[test]
+fn x1_a_dropped_leader_wakes_the_waiter_and_frees_the_slot() {
+    loom::model(|| {
+        let slot = slot();
+        let (waiter, leader) = join(&slot).unwrap();
+        let dropping = thread::spawn(move || drop(leader));
+        assert!(matches!(block_on(waiter), Landing::Lost));
+        dropping.join().unwrap();
+        assert!(join(&slot).unwrap().1.is_some());
+    });
+}
+
+#[test]
+fn x2_a_waiter_that_hangs_up_disturbs_nobody() {
+    loom::model(|| {
+        let slot = slot();
+        let (leaving, _leader) = join(&slot).unwrap();
+        let (staying, _) = join(&slot).unwrap();
+        let hanging_up = thread::spawn(move || drop(leaving));
+        let landing = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || assert!(slot.publish(entry(&slot, 1))))
+        };
+        assert!(matches!(block_on(staying), Landing::Arrived));
+        hanging_up.join().unwrap();
+        landing.join().unwrap();
+    });
+}
+
+#[test]
+fn x3_a_purge_during_a_flight_leaves_no_entry() {
+    loom::model(|| {
+        let slot = slot();
+        slot.publish(entry(&slot, 1));
+        let (waiter, leader) = join(&slot).unwrap();
+        let purging = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || slot.bury())
+        };
+        let landing = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || {
+                slot.publish(entry(&slot, 2));
+                drop(leader);
+            })
+        };
+        // Whoever comes first, the waiter is answered.
+        assert!(matches!(block_on(waiter), Landing::Arrived | Landing::Gone));
+        purging.join().unwrap();
+        landing.join().unwrap();
+        assert!(slot.entry().is_none());
+        assert!(!slot.is_current(1) && !slot.is_current(2));
+        assert!(join(&slot).is_none());
+    });
+}
+
+#[test]
+fn x4_a_failure_reaches_every_waiter_and_the_next_caller_leads() {
+    loom::model(|| {
+        let slot = slot();
+        let (first, leader) = join(&slot).unwrap();
+        let other = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || {
+                // Joins the flight, or comes after it and leads the next.
+                let (waiter, leader) = join(&slot).unwrap();
+                match leader {
+                    None => assert!(matches!(block_on(waiter), Landing::Failed(_))),
+                    Some(leader) => {
+                        drop(leader);
+                        assert!(matches!(block_on(waiter), Landing::Lost));
+                    }
+                }
+            })
+        };
+        slot.fail(&Arc::new(FetchError::of(Class::Timeout)));
+        drop(leader);
+        assert!(matches!(block_on(first), Landing::Failed(_)));
+        other.join().unwrap();
+        assert!(join(&slot).unwrap().1.is_some());
+    });
+}
+
+#[test]
+fn x5_a_reader_never_finds_an_entry_older_than_the_generation_it_saw() {
+    loom::model(|| {
+        let slot = slot();
+        slot.publish(entry(&slot, 1));
+        let writing = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || assert!(slot.publish(entry(&slot, 2))))
+        };
+        let saw_new = slot.is_current(2);
+        let found = slot.entry().unwrap().generation;
+        assert!(if saw_new {
+            found == 2
+        } else {
+            found == 1 || found == 2
+        });
+        writing.join().unwrap();
+        assert!(slot.is_current(2));
+    });
+}
+
+#[test]
+fn x6_two_callers_make_one_leader() {
+    loom::model(|| {
+        let slot = slot();
+        let other = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || join(&slot).unwrap())
+        };
+        let (mine, my_lead) = join(&slot).unwrap();
+        let (theirs, their_lead) = other.join().unwrap();
+        assert!(my_lead.is_some() != their_lead.is_some());
+        slot.publish(entry(&slot, 1));
+        assert!(matches!(block_on(mine), Landing::Arrived));
+        assert!(matches!(block_on(theirs), Landing::Arrived));
+    });
+}
