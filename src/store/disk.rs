@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::db::{Db, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
 use super::keys::{KeyError, MasterKey};
-use super::queue::{Change, Put, Queue};
+use super::queue::{Change, Queue};
 use super::record::Record;
 use super::seal::{Fingerprint, SealError, Sealer};
 use super::{Refused, Restored, Settings};
@@ -196,15 +196,26 @@ impl Disk {
         if put.generation < newest {
             return Ok(());
         }
-        let kept = seal(&mut self.sealer, name, &key, &put)?;
-        if kept.sealed.len() > MAX_RECORD_BYTES {
+        self.dirty.insert(name);
+        let record = Record {
+            key: &key,
+            token: &put.token,
+            last_used: put.last_used,
+        };
+        if record.encoded_len() > MAX_RECORD_BYTES {
+            self.live.remove(&name);
             return Ok(());
         }
+        let kept = Kept {
+            generation: put.generation,
+            expires_at: put.token.lifetime.expires_at(),
+            last_used: put.last_used,
+            sealed: self.sealer.seal(name, put.generation, &record)?,
+        };
         if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
             self.make_room();
         }
         self.live.insert(name, kept);
-        self.dirty.insert(name);
         Ok(())
     }
 
@@ -261,7 +272,7 @@ impl Disk {
     }
 
     /// Writes everything into a database of the next number and makes that the current one.
-    pub fn rewrite(&mut self) -> Result<(), Trouble> {
+    fn rewrite(&mut self) -> Result<(), Trouble> {
         let number = self.folder.take_number();
         match self.write_database(number) {
             Ok(db) => {
@@ -312,16 +323,123 @@ impl Disk {
     }
 }
 
-fn seal(sealer: &mut Sealer, name: Fingerprint, key: &[u8], put: &Put) -> Result<Kept, SealError> {
-    let record = Record {
-        key,
-        token: &put.token,
-        last_used: put.last_used,
-    };
-    Ok(Kept {
-        generation: put.generation,
-        expires_at: put.token.lifetime.expires_at(),
-        last_used: put.last_used,
-        sealed: sealer.seal(name, put.generation, &record)?,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::queue::Put;
+    use crate::store::tests::{Place, key, token};
+
+    fn open(place: &Place) -> (Disk, usize) {
+        let (disk, loaded) = Disk::open(&place.settings, UnixMs(0)).unwrap();
+        (disk, loaded.restored.len())
+    }
+
+    fn queue(change: impl FnOnce(&mut Queue)) -> Queue {
+        let mut queue = Queue::default();
+        change(&mut queue);
+        queue
+    }
+
+    fn put(secret: &str, last_used: u64) -> Put {
+        Put {
+            token: Arc::new(token(secret)),
+            generation: 1,
+            last_used: UnixMs(last_used),
+        }
+    }
+
+    #[test]
+    fn a_rewrite_moves_every_record_to_the_next_number() {
+        let place = Place::new();
+        place.fill(10);
+        let (mut disk, found) = open(&place);
+        assert_eq!(found, 10);
+        disk.rewrite().unwrap();
+        disk.close();
+        assert!(!place.db(1).exists() && place.db(2).exists());
+        assert_eq!(place.restored().len(), 10);
+    }
+
+    #[test]
+    fn a_database_that_failed_is_written_anew_from_memory() {
+        let place = Place::new();
+        place.fill(3);
+        let (mut disk, _) = open(&place);
+        disk.give_up_database();
+        assert!(place.db(1).exists());
+        disk.save().unwrap();
+        disk.close();
+        assert!(!place.db(1).exists());
+        assert_eq!(place.restored().len(), 3);
+    }
+
+    #[test]
+    fn a_removal_that_cannot_be_written_takes_the_whole_database_with_it() {
+        let place = Place::new();
+        place.fill(3);
+        let (mut disk, _) = open(&place);
+        disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0))
+            .unwrap();
+        disk.give_up_database();
+        assert!(!place.db(1).exists());
+        disk.save().unwrap();
+        disk.close();
+        assert_eq!(place.restored(), ["r1", "r2"]);
+    }
+
+    #[test]
+    fn removing_all_leaves_nothing_but_what_was_put_after() {
+        let place = Place::new();
+        place.fill(3);
+        let (mut disk, _) = open(&place);
+        let mut queue = queue(|queue| queue.put(&key("r9"), put("secret of r9", 1)));
+        queue.remove_all = true;
+        disk.apply(queue, UnixMs(0)).unwrap();
+        disk.save().unwrap();
+        disk.close();
+        assert_eq!(place.restored(), ["r9"]);
+    }
+
+    #[test]
+    fn a_token_too_long_to_store_displaces_the_one_before() {
+        let place = Place::new();
+        place.fill(1);
+        let (mut disk, _) = open(&place);
+        let long = put(&"x".repeat(MAX_RECORD_BYTES), 1);
+        disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0))
+            .unwrap();
+        disk.save().unwrap();
+        disk.close();
+        assert!(place.restored().is_empty());
+    }
+
+    #[test]
+    fn the_least_recently_used_record_makes_room() {
+        let place = Place::new();
+        let (mut disk, _) = open(&place);
+        let full = queue(|queue| {
+            for used in 0..MAX_RECORDS as u64 {
+                queue.put(&key(&format!("r{used}")), put("t", used));
+            }
+        });
+        disk.apply(full, UnixMs(0)).unwrap();
+        disk.apply(
+            queue(|queue| queue.put(&key("new"), put("t", 0))),
+            UnixMs(0),
+        )
+        .unwrap();
+        let name = |resource| disk.sealer.fingerprint(&key(resource).canonical_bytes());
+        assert_eq!(disk.live.len(), MAX_RECORDS);
+        assert!(disk.live.contains_key(&name("new")));
+        assert!(!disk.live.contains_key(&name("r0")));
+    }
+
+    #[test]
+    fn a_database_has_outgrown_its_records_only_when_it_is_large_and_mostly_waste() {
+        let place = Place::new();
+        place.fill(1);
+        let (disk, _) = open(&place);
+        assert!(!disk.has_outgrown(SMALL_BYTES));
+        assert!(disk.has_outgrown(SMALL_BYTES + 1));
+    }
 }

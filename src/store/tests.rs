@@ -35,15 +35,15 @@ pub(super) fn token(secret: &str) -> AccessToken {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Place {
+pub(super) struct Place {
     dir: tempfile::TempDir,
-    settings: Settings,
+    pub(super) settings: Settings,
     clock: Clock,
     crank: Crank,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (clock, crank) = Clock::cranked(UnixMs(2_000_000));
         Self {
@@ -63,7 +63,7 @@ impl Place {
     }
 
     /// Stores `count` records called `r0`, `r1` … with the generation as in the name, plus one.
-    fn fill(&self, count: u64) {
+    pub(super) fn fill(&self, count: u64) {
         let store = self.open().store;
         for i in 0..count {
             put(&store, &format!("r{i}"), i + 1);
@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// Opens, checks that every restored record is right, closes; gives the restored resources.
-    fn restored(&self) -> Vec<String> {
+    pub(super) fn restored(&self) -> Vec<String> {
         let opened = self.open();
         assert_eq!(opened.store.health(), Health::Ok);
         let names = names(&opened);
@@ -80,7 +80,7 @@ impl Place {
         names
     }
 
-    fn db(&self, number: u64) -> PathBuf {
+    pub(super) fn db(&self, number: u64) -> PathBuf {
         self.settings.path.join(format!("db-{number}"))
     }
 }
@@ -105,6 +105,12 @@ fn names(opened: &Opened) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn generation_of(opened: &Opened, resource: &str) -> u64 {
+    let mut restored = opened.restored.iter();
+    let found = restored.find(|restored| restored.key == key(resource));
+    found.unwrap().generation
 }
 
 fn wait_until(what: impl Fn() -> bool) {
@@ -186,7 +192,7 @@ fn the_last_of_put_and_remove_decides() {
 }
 
 #[test]
-fn a_removal_is_on_disk_without_waiting_for_a_close() {
+fn a_removal_is_on_disk_without_a_close() {
     let place = Place::new();
     place.fill(2);
     let store = place.open().store;
@@ -334,9 +340,7 @@ fn after_a_late_recovery_a_first_generation_replaces_what_was_stored() {
     fs::rename(&away, &place.settings.key).unwrap();
     wait_until(|| opened.store.health() == Health::Ok);
     assert!(opened.store.close(PATIENCE));
-    let opened = place.open();
-    let r2 = opened.restored.iter().find(|r| r.key == key("r2"));
-    assert_eq!(r2.unwrap().generation, 1);
+    assert_eq!(generation_of(&place.open(), "r2"), 1);
 }
 
 #[test]
@@ -429,13 +433,15 @@ fn whatever_happens_to_one_file_the_store_starts_and_works() {
 }
 
 #[test]
-fn a_database_that_outgrows_its_content_would_be_rewritten_without_loss() {
+fn a_disk_that_answers_late_degrades_the_start_and_recovers() {
     let place = Place::new();
-    place.fill(10);
-    let (mut disk, loaded) = disk::Disk::open(&place.settings, place.clock.now()).unwrap();
-    assert_eq!(loaded.restored.len(), 10);
-    disk.rewrite().unwrap();
-    disk.close();
-    assert!(!place.db(1).exists());
-    assert_eq!(place.restored().len(), 10);
+    place.fill(3);
+    let (handle, loaded) = worker::start(&place.settings, &place.clock, Duration::ZERO).unwrap();
+    assert!(loaded.restored.is_empty());
+    let store = Store(Some(Arc::new(handle)));
+    assert!(matches!(store.health(), Health::Degraded(_)));
+    wait_until(|| store.health() == Health::Ok);
+    put(&store, "r2", 1);
+    assert!(store.close(PATIENCE));
+    assert_eq!(generation_of(&place.open(), "r2"), 1);
 }
