@@ -327,7 +327,7 @@ impl Disk {
 mod tests {
     use super::*;
     use crate::store::queue::Put;
-    use crate::store::tests::{Place, key, token};
+    use crate::store::tests::{Place, key, secret_of, token};
 
     fn open(place: &Place) -> (Disk, usize) {
         let (disk, loaded) = Disk::open(&place.settings, UnixMs(0)).unwrap();
@@ -392,7 +392,7 @@ mod tests {
         let place = Place::new();
         place.fill(3);
         let (mut disk, _) = open(&place);
-        let mut queue = queue(|queue| queue.put(&key("r9"), put("secret of r9", 1)));
+        let mut queue = queue(|queue| queue.put(&key("r9"), put(&secret_of("r9"), 1)));
         queue.remove_all = true;
         disk.apply(queue, UnixMs(0)).unwrap();
         disk.save().unwrap();
