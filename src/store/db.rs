@@ -174,3 +174,14 @@ fn remove_files(path: &Path, unwanted: impl Fn(&str) -> bool) -> usize {
 fn guard<T>(f: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(DbError::Panicked))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_database_becomes_an_error() {
+        let result = guard::<()>(|| panic!("as sled does"));
+        assert!(matches!(result, Err(DbError::Panicked)));
+    }
+}
