@@ -39,6 +39,8 @@ pub struct Disk {
     live: HashMap<Fingerprint, Kept>,
     /// Names whose record in `db` differs from `live`.
     dirty: HashSet<Fingerprint>,
+    /// Somebody's removal is not on disk yet.
+    purging: bool,
     saves: u32,
 }
 
@@ -84,6 +86,7 @@ impl Disk {
             db: None,
             live: HashMap::new(),
             dirty: HashSet::new(),
+            purging: false,
             saves: 0,
         };
         let loaded = disk.load(now);
@@ -169,6 +172,7 @@ impl Disk {
     /// # Errors
     /// Sealing failed for one of them; the others are taken.
     pub fn apply(&mut self, queue: Queue, now: UnixMs) -> Result<(), Trouble> {
+        self.purging |= queue.urgent;
         if queue.remove_all {
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
         }
@@ -228,29 +232,43 @@ impl Disk {
     }
 
     /// Brings the disk to what memory says. After an error everything is still in memory; call
-    /// again later.
+    /// again later. The old files stay for a restart meanwhile, unless a removal could not be
+    /// written: a purged token must not come back.
     ///
     /// # Errors
     /// The disk.
     pub fn save(&mut self) -> Result<(), Trouble> {
-        let Some(db) = &self.db else {
-            return self.rewrite();
+        let saved = match self.db.take() {
+            None => self.rewrite(),
+            Some(db) => self.update(db),
         };
+        if saved.is_ok() {
+            self.dirty.clear();
+            self.purging = false;
+        } else if let (true, Some(pointer)) = (self.purging, self.pointer) {
+            self.folder.remove_db(pointer.current);
+        }
+        saved
+    }
+
+    /// Writes what changed. A database that fails is of no more use and is let go.
+    fn update(&mut self, db: Db) -> Result<(), Trouble> {
         if !self.dirty.is_empty() {
             let changes = self.dirty.iter().map(|name| {
                 let kept = self.live.get(name);
                 (*name, kept.map(|kept| &*kept.sealed))
             });
             if let Err(error) = db.write(changes) {
-                self.give_up_database();
+                db.discard();
                 return Err(error.into());
             }
-            self.dirty.clear();
             self.saves = self.saves.wrapping_add(1);
             if self.saves.is_multiple_of(SAVES_PER_LOOK) && self.has_outgrown(db.size_bytes()) {
+                db.discard();
                 return self.rewrite();
             }
         }
+        self.db = Some(db);
         Ok(())
     }
 
@@ -259,27 +277,12 @@ impl Disk {
         bytes > SMALL_BYTES.max(MAX_GROWTH.saturating_mul(live as u64))
     }
 
-    /// A database that failed a write is of no more use. Its files stay for a restart meanwhile,
-    /// unless a removal could not be written: a purged token must not come back.
-    fn give_up_database(&mut self) {
-        if let Some(db) = self.db.take() {
-            db.discard();
-        }
-        let purging = self.dirty.iter().any(|name| !self.live.contains_key(name));
-        if let (true, Some(pointer)) = (purging, self.pointer) {
-            self.folder.remove_db(pointer.current);
-        }
-    }
-
     /// Writes everything into a database of the next number and makes that the current one.
     fn rewrite(&mut self) -> Result<(), Trouble> {
         let number = self.folder.take_number();
         match self.write_database(number) {
             Ok(db) => {
-                if let Some(old) = self.db.replace(db) {
-                    old.discard();
-                }
-                self.dirty.clear();
+                self.db = Some(db);
                 Ok(())
             }
             Err(trouble) => {
@@ -349,39 +352,42 @@ mod tests {
     }
 
     #[test]
-    fn a_rewrite_moves_every_record_to_the_next_number() {
+    fn without_a_database_every_record_moves_to_the_next_number() {
         let place = Place::new();
         place.fill(10);
         let (mut disk, found) = open(&place);
         assert_eq!(found, 10);
-        disk.rewrite().unwrap();
+        disk.db.take().unwrap().close();
+        disk.save().unwrap();
         disk.close();
         assert!(!place.db(1).exists() && place.db(2).exists());
         assert_eq!(place.restored().len(), 10);
     }
 
     #[test]
-    fn a_database_that_failed_is_written_anew_from_memory() {
+    fn while_nothing_can_be_written_only_a_removal_takes_the_old_files() {
         let place = Place::new();
         place.fill(3);
         let (mut disk, _) = open(&place);
-        disk.give_up_database();
+        disk.db.take().unwrap().close();
+        // Files where the next databases would be.
+        let blocked = [place.db(2), place.db(3)];
+        for path in &blocked {
+            std::fs::write(path, "").unwrap();
+        }
+        disk.apply(queue(|queue| queue.put(&key("r9"), put("t", 1))), UnixMs(0))
+            .unwrap();
+        assert!(disk.save().is_err());
         assert!(place.db(1).exists());
-        disk.save().unwrap();
-        disk.close();
-        assert!(!place.db(1).exists());
-        assert_eq!(place.restored().len(), 3);
-    }
-
-    #[test]
-    fn a_removal_that_cannot_be_written_takes_the_whole_database_with_it() {
-        let place = Place::new();
-        place.fill(3);
-        let (mut disk, _) = open(&place);
         disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0))
             .unwrap();
-        disk.give_up_database();
+        disk.apply(queue(|queue| queue.remove(&key("r9"))), UnixMs(0))
+            .unwrap();
+        assert!(disk.save().is_err());
         assert!(!place.db(1).exists());
+        for path in &blocked {
+            std::fs::remove_file(path).unwrap();
+        }
         disk.save().unwrap();
         disk.close();
         assert_eq!(place.restored(), ["r1", "r2"]);
@@ -394,6 +400,7 @@ mod tests {
         let (mut disk, _) = open(&place);
         let mut queue = queue(|queue| queue.put(&key("r9"), put(&secret_of("r9"), 1)));
         queue.remove_all = true;
+        queue.urgent = true;
         disk.apply(queue, UnixMs(0)).unwrap();
         disk.save().unwrap();
         disk.close();
