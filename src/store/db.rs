@@ -2,8 +2,8 @@
 //!
 //! Owns one numbered database: fingerprint → sealed bytes. Promises that sled's panics end here
 //! and that its known damage is repaired before giving up. Measured: `open` panics on most
-//! truncated files; a left-over `snap.*.generating` or a damaged snapshot stops it, and without
-//! snapshots it opens with every record; after one failed write all later ones fail until it is
+//! truncated files; a left-over `snap.*.generating`, a damaged snapshot or a damaged `conf` stops
+//! it, and without these files it opens with every record; after one failed write all later ones fail until it is
 //! opened anew; a scan may stop early with an error. It never returned a wrong value, and if it
 //! did the seal would tell.
 
@@ -45,21 +45,24 @@ pub struct Scan {
 }
 
 impl Db {
-    /// Opens or makes the database, and repairs it if that takes no more than removing snapshots.
+    /// Opens or makes the database, and repairs it if that takes no more than removing the files
+    /// that it makes again by itself.
     ///
     /// # Errors
     /// The disk, or damage beyond this repair.
     pub fn open(path: &Path) -> Result<Self, DbError> {
-        remove_snapshots(path, |name| name.ends_with(".generating"));
+        remove_files(path, |name| name.ends_with(".generating"));
         let first = match open_patiently(path) {
             Ok(db) => return Ok(db),
             Err(error) => error,
         };
-        if remove_snapshots(path, |_| true) == 0 {
+        // `conf` holds the format's parameters, which are the same for every database of ours.
+        if remove_files(path, |name| name.starts_with("snap.") || name == "conf") == 0 {
             return Err(first);
         }
+        let db = open_patiently(path)?;
         tracing::warn!(error = %first, "store database repaired by removing its snapshots");
-        open_patiently(path)
+        Ok(db)
     }
 
     /// Reads records until the end, an error, or `limit`.
@@ -158,22 +161,27 @@ fn is_lock_error(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// Removes the snapshot files whose names are `unwanted`; gives their number.
-fn remove_snapshots(path: &Path, unwanted: impl Fn(&str) -> bool) -> usize {
-    let Ok(files) = fs::read_dir(path) else {
-        return 0;
-    };
+/// Removes the files whose names are `unwanted`; gives their number.
+fn remove_files(path: &Path, unwanted: impl Fn(&str) -> bool) -> usize {
+    let files = fs::read_dir(path).into_iter().flatten().flatten();
     files
-        .flatten()
-        .filter(|file| {
-            let name = file.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with("snap.") && unwanted(&name) && fs::remove_file(file.path()).is_ok()
-        })
+        .filter(|file| unwanted(&file.file_name().to_string_lossy()))
+        .filter(|file| fs::remove_file(file.path()).is_ok())
         .count()
 }
 
 /// The database is discarded after a panic, so what a panic left half done is not seen.
 fn guard<T>(f: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(DbError::Panicked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_database_becomes_an_error() {
+        let result = guard::<()>(|| panic!("as sled does"));
+        assert!(matches!(result, Err(DbError::Panicked)));
+    }
 }

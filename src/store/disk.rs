@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::db::{Db, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
 use super::keys::{KeyError, MasterKey};
-use super::queue::{Change, Put, Queue};
+use super::queue::{Change, Queue};
 use super::record::Record;
 use super::seal::{Fingerprint, SealError, Sealer};
 use super::{Refused, Restored, Settings};
@@ -39,6 +39,8 @@ pub struct Disk {
     live: HashMap<Fingerprint, Kept>,
     /// Names whose record in `db` differs from `live`.
     dirty: HashSet<Fingerprint>,
+    /// Somebody's removal is not on disk yet.
+    purging: bool,
     saves: u32,
 }
 
@@ -84,6 +86,7 @@ impl Disk {
             db: None,
             live: HashMap::new(),
             dirty: HashSet::new(),
+            purging: false,
             saves: 0,
         };
         let loaded = disk.load(now);
@@ -169,6 +172,7 @@ impl Disk {
     /// # Errors
     /// Sealing failed for one of them; the others are taken.
     pub fn apply(&mut self, queue: Queue, now: UnixMs) -> Result<(), Trouble> {
+        self.purging |= queue.urgent;
         if queue.remove_all {
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
         }
@@ -196,15 +200,26 @@ impl Disk {
         if put.generation < newest {
             return Ok(());
         }
-        let kept = seal(&mut self.sealer, name, &key, &put)?;
-        if kept.sealed.len() > MAX_RECORD_BYTES {
+        self.dirty.insert(name);
+        let record = Record {
+            key: &key,
+            token: &put.token,
+            last_used: put.last_used,
+        };
+        if record.encoded_len() > MAX_RECORD_BYTES {
+            self.live.remove(&name);
             return Ok(());
         }
+        let kept = Kept {
+            generation: put.generation,
+            expires_at: put.token.lifetime.expires_at(),
+            last_used: put.last_used,
+            sealed: self.sealer.seal(name, put.generation, &record)?,
+        };
         if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
             self.make_room();
         }
         self.live.insert(name, kept);
-        self.dirty.insert(name);
         Ok(())
     }
 
@@ -217,29 +232,43 @@ impl Disk {
     }
 
     /// Brings the disk to what memory says. After an error everything is still in memory; call
-    /// again later.
+    /// again later. The old files stay for a restart meanwhile, unless a removal could not be
+    /// written: a purged token must not come back.
     ///
     /// # Errors
     /// The disk.
     pub fn save(&mut self) -> Result<(), Trouble> {
-        let Some(db) = &self.db else {
-            return self.rewrite();
+        let saved = match self.db.take() {
+            None => self.rewrite(),
+            Some(db) => self.update(db),
         };
+        if saved.is_ok() {
+            self.dirty.clear();
+            self.purging = false;
+        } else if let (true, Some(pointer)) = (self.purging, self.pointer) {
+            self.folder.remove_db(pointer.current);
+        }
+        saved
+    }
+
+    /// Writes what changed. A database that fails is of no more use and is let go.
+    fn update(&mut self, db: Db) -> Result<(), Trouble> {
         if !self.dirty.is_empty() {
             let changes = self.dirty.iter().map(|name| {
                 let kept = self.live.get(name);
                 (*name, kept.map(|kept| &*kept.sealed))
             });
             if let Err(error) = db.write(changes) {
-                self.give_up_database();
+                db.discard();
                 return Err(error.into());
             }
-            self.dirty.clear();
             self.saves = self.saves.wrapping_add(1);
             if self.saves.is_multiple_of(SAVES_PER_LOOK) && self.has_outgrown(db.size_bytes()) {
+                db.discard();
                 return self.rewrite();
             }
         }
+        self.db = Some(db);
         Ok(())
     }
 
@@ -248,27 +277,12 @@ impl Disk {
         bytes > SMALL_BYTES.max(MAX_GROWTH.saturating_mul(live as u64))
     }
 
-    /// A database that failed a write is of no more use. Its files stay for a restart meanwhile,
-    /// unless a removal could not be written: a purged token must not come back.
-    fn give_up_database(&mut self) {
-        if let Some(db) = self.db.take() {
-            db.discard();
-        }
-        let purging = self.dirty.iter().any(|name| !self.live.contains_key(name));
-        if let (true, Some(pointer)) = (purging, self.pointer) {
-            self.folder.remove_db(pointer.current);
-        }
-    }
-
     /// Writes everything into a database of the next number and makes that the current one.
-    pub fn rewrite(&mut self) -> Result<(), Trouble> {
+    fn rewrite(&mut self) -> Result<(), Trouble> {
         let number = self.folder.take_number();
         match self.write_database(number) {
             Ok(db) => {
-                if let Some(old) = self.db.replace(db) {
-                    old.discard();
-                }
-                self.dirty.clear();
+                self.db = Some(db);
                 Ok(())
             }
             Err(trouble) => {
@@ -312,16 +326,127 @@ impl Disk {
     }
 }
 
-fn seal(sealer: &mut Sealer, name: Fingerprint, key: &[u8], put: &Put) -> Result<Kept, SealError> {
-    let record = Record {
-        key,
-        token: &put.token,
-        last_used: put.last_used,
-    };
-    Ok(Kept {
-        generation: put.generation,
-        expires_at: put.token.lifetime.expires_at(),
-        last_used: put.last_used,
-        sealed: sealer.seal(name, put.generation, &record)?,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::queue::Put;
+    use crate::store::tests::{Place, key, secret_of, token};
+
+    fn open(place: &Place) -> (Disk, usize) {
+        let (disk, loaded) = Disk::open(&place.settings, UnixMs(0)).unwrap();
+        (disk, loaded.restored.len())
+    }
+
+    fn queue(change: impl FnOnce(&mut Queue)) -> Queue {
+        let mut queue = Queue::default();
+        change(&mut queue);
+        queue
+    }
+
+    fn put(secret: &str, last_used: u64) -> Put {
+        Put {
+            token: Arc::new(token(secret)),
+            generation: 1,
+            last_used: UnixMs(last_used),
+        }
+    }
+
+    #[test]
+    fn without_a_database_every_record_moves_to_the_next_number() {
+        let place = Place::new();
+        place.fill(10);
+        let (mut disk, found) = open(&place);
+        assert_eq!(found, 10);
+        disk.db.take().unwrap().close();
+        disk.save().unwrap();
+        disk.close();
+        assert!(!place.db(1).exists() && place.db(2).exists());
+        assert_eq!(place.restored().len(), 10);
+    }
+
+    #[test]
+    fn while_nothing_can_be_written_only_a_removal_takes_the_old_files() {
+        let place = Place::new();
+        place.fill(3);
+        let (mut disk, _) = open(&place);
+        disk.db.take().unwrap().close();
+        // Files where the next databases would be.
+        let blocked = [place.db(2), place.db(3)];
+        for path in &blocked {
+            std::fs::write(path, "").unwrap();
+        }
+        disk.apply(queue(|queue| queue.put(&key("r9"), put("t", 1))), UnixMs(0))
+            .unwrap();
+        assert!(disk.save().is_err());
+        assert!(place.db(1).exists());
+        disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0))
+            .unwrap();
+        disk.apply(queue(|queue| queue.remove(&key("r9"))), UnixMs(0))
+            .unwrap();
+        assert!(disk.save().is_err());
+        assert!(!place.db(1).exists());
+        for path in &blocked {
+            std::fs::remove_file(path).unwrap();
+        }
+        disk.save().unwrap();
+        disk.close();
+        assert_eq!(place.restored(), ["r1", "r2"]);
+    }
+
+    #[test]
+    fn removing_all_leaves_nothing_but_what_was_put_after() {
+        let place = Place::new();
+        place.fill(3);
+        let (mut disk, _) = open(&place);
+        let mut queue = queue(|queue| queue.put(&key("r9"), put(&secret_of("r9"), 1)));
+        queue.remove_all = true;
+        queue.urgent = true;
+        disk.apply(queue, UnixMs(0)).unwrap();
+        disk.save().unwrap();
+        disk.close();
+        assert_eq!(place.restored(), ["r9"]);
+    }
+
+    #[test]
+    fn a_token_too_long_to_store_displaces_the_one_before() {
+        let place = Place::new();
+        place.fill(1);
+        let (mut disk, _) = open(&place);
+        let long = put(&"x".repeat(MAX_RECORD_BYTES), 1);
+        disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0))
+            .unwrap();
+        disk.save().unwrap();
+        disk.close();
+        assert!(place.restored().is_empty());
+    }
+
+    #[test]
+    fn the_least_recently_used_record_makes_room() {
+        let place = Place::new();
+        let (mut disk, _) = open(&place);
+        let full = queue(|queue| {
+            for used in 0..MAX_RECORDS as u64 {
+                queue.put(&key(&format!("r{used}")), put("t", used));
+            }
+        });
+        disk.apply(full, UnixMs(0)).unwrap();
+        disk.apply(
+            queue(|queue| queue.put(&key("new"), put("t", 0))),
+            UnixMs(0),
+        )
+        .unwrap();
+        let name = |resource| disk.sealer.fingerprint(&key(resource).canonical_bytes());
+        assert_eq!(disk.live.len(), MAX_RECORDS);
+        assert!(disk.live.contains_key(&name("new")));
+        assert!(!disk.live.contains_key(&name("r0")));
+    }
+
+    #[test]
+    fn a_database_has_outgrown_its_records_only_when_it_is_large_and_mostly_waste() {
+        let place = Place::new();
+        place.fill(1);
+        let (disk, _) = open(&place);
+        assert!(!disk.has_outgrown(SMALL_BYTES));
+        assert!(disk.has_outgrown(SMALL_BYTES + 1));
+    }
 }

@@ -92,16 +92,18 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Which database to use. Without a readable pointer it is the newest one; `None` at first
-    /// start.
+    /// Which database to use: the newest one where the pointer file is unreadable or names none;
+    /// `None` at first start.
     pub fn pointer(&self) -> Option<Pointer> {
-        self.read_pointer().or_else(|| {
-            let newest = self.numbers().ok()?.into_iter().max()?;
-            Some(Pointer {
-                current: newest,
-                quarantine: None,
+        let named = self.read_pointer();
+        named
+            .filter(|pointer| self.db_path(pointer.current).is_dir())
+            .or_else(|| {
+                Some(Pointer {
+                    current: self.numbers().ok()?.into_iter().max()?,
+                    quarantine: None,
+                })
             })
-        })
     }
 
     /// Makes `pointer` the truth, durably, and removes the databases that it does not name.
@@ -270,7 +272,16 @@ mod tests {
     fn a_damaged_pointer_falls_back_to_the_newest_database() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("db-7")).unwrap();
-        for bad in ["", "x\n", "7", "7 \n", "1 2 3\n", "99999999999\n", "-1\n"] {
+        for bad in [
+            "",
+            "x\n",
+            "7",
+            "7 \n",
+            "1 2 3\n",
+            "6\n",
+            "99999999999\n",
+            "-1\n",
+        ] {
             fs::write(dir.path().join("current"), bad).unwrap();
             let mut folder = Folder::open(dir.path()).unwrap();
             assert_eq!(folder.pointer().unwrap().current, 7, "{bad:?}");

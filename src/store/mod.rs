@@ -26,8 +26,8 @@
 //! | 53 | n | record ([`record`]), encrypted |
 //! | 53 + n | 16 | tag over the record, version, fingerprint and generation |
 //!
-//! The log-structured database overwrites a removed record only when it reuses the space; until
-//! then its sealed bytes remain, readable by nobody without the key file.
+//! A removed record does not come back, but its sealed bytes may stay in the database's log until
+//! the space is reused, and in a quarantined database: readable by nobody without the key file.
 
 mod db;
 mod disk;

@@ -182,7 +182,9 @@ impl Worker {
     fn run(mut self, loaded: &SyncSender<Option<Loaded>>) {
         let shared = Arc::clone(&self.shared);
         let ended = catch_unwind(AssertUnwindSafe(move || {
-            self.first_turn(loaded);
+            if !self.first_turn(loaded) {
+                return;
+            }
             while !self.pause() {
                 self.turn();
             }
@@ -197,26 +199,30 @@ impl Worker {
         }
     }
 
-    fn first_turn(&mut self, loaded: &SyncSender<Option<Loaded>>) {
+    /// Loads and reports; says whether there is a folder to go on with.
+    fn first_turn(&mut self, loaded: &SyncSender<Option<Loaded>>) -> bool {
         let found = match self.open() {
             Ok(found) => {
                 self.turn();
-                Some(found)
+                found
             }
             Err(Trouble::Folder(FolderError::InUse)) => {
-                self.shared.lock().stop = true;
-                None
+                let _ = loaded.send(None);
+                return false;
             }
             Err(trouble) => {
                 self.failed(&trouble);
-                Some(Loaded::default())
+                Loaded::default()
             }
         };
-        if loaded.send(found).is_err()
-            && let Some(disk) = &mut self.disk
-        {
-            disk.forget_generations();
+        if loaded.send(Some(found)).is_err() {
+            // The start ran out of patience and went on without these records.
+            if let Some(disk) = &mut self.disk {
+                disk.forget_generations();
+                self.turn();
+            }
         }
+        true
     }
 
     fn open(&mut self) -> Result<Loaded, Trouble> {
@@ -249,7 +255,7 @@ impl Worker {
     fn try_turn(&mut self) -> Result<(), Trouble> {
         if self.disk.is_none() {
             self.open()?;
-            // The start went on without these records.
+            // The start went on without them, too.
             self.disk.as_mut().map(Disk::forget_generations);
         }
         let Some(disk) = &mut self.disk else {
