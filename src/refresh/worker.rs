@@ -301,10 +301,12 @@ impl Worker {
                     key.idle = true;
                     self.set_timer(id, Some(lifetime.expires_at()));
                 }
-            } else if schedule::is_urgent(now, &lifetime) {
-                self.enqueue(id, Rank::Urgent, lifetime.expires_at().0);
             } else {
-                self.enqueue(id, Rank::Ahead, lifetime.expires_at().0);
+                // A retry is never urgent: in an outage all keys come to that, and together they
+                // would keep callers from the front of the queue.
+                let urgent = key.pause_ms == 0 && schedule::is_urgent(now, &lifetime);
+                let rank = if urgent { Rank::Urgent } else { Rank::Ahead };
+                self.enqueue(id, rank, lifetime.expires_at().0);
             }
         }
     }
