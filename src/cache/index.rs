@@ -181,3 +181,75 @@ impl Cache {
         workers.retain(|known| !Arc::ptr_eq(known, seen));
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+impl Cache {
+    /// Holds the only key's shard, to show what does not take it.
+    pub(super) fn hold(&self) -> impl Sized + '_ {
+        self.slots.iter_mut().next()
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::token::{Identity, Resource};
+
+    fn key(resource: &str) -> TokenKey {
+        TokenKey {
+            upstream: "imds".into(),
+            identity: Identity::System,
+            resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
+            capabilities: vec![],
+            extras: vec![],
+            client: None,
+        }
+    }
+
+    #[test]
+    fn a_full_cache_takes_no_new_key_and_keeps_the_old_ones() {
+        let cache = Cache::new();
+        for i in 0..MAX_KEYS {
+            cache.add(&key(&i.to_string())).unwrap();
+        }
+        assert_eq!(cache.add(&key("one more")).err(), Some(Full));
+        assert!(cache.add(&key("0")).is_ok());
+        cache.retire(&cache.find(&key("0")).unwrap());
+        assert!(cache.add(&key("one more")).is_ok());
+    }
+
+    #[test]
+    fn retiring_a_slot_leaves_its_successor_alone() {
+        let cache = Cache::new();
+        let old = cache.add(&key("r")).unwrap();
+        cache.retire(&old);
+        let new = cache.add(&key("r")).unwrap();
+        assert_ne!(old.id(), new.id());
+        cache.retire(&old);
+        assert!(
+            cache
+                .find(&key("r"))
+                .is_some_and(|slot| slot.id() == new.id())
+        );
+    }
+
+    #[test]
+    fn generations_go_on_above_those_of_an_earlier_start() {
+        let cache = Cache::new();
+        cache.resume_after(41);
+        cache.resume_after(7);
+        let lifetime = crate::token::Lifetime {
+            received_at: crate::clock::UnixMs(0),
+            expires_on_s: 1,
+            not_before_s: None,
+            refresh_in_s: None,
+        };
+        let secret = crate::token::Secret::new(vec![b't']);
+        let token = Arc::new(AccessToken {
+            secret,
+            lifetime,
+            client_id: None,
+        });
+        assert_eq!(cache.entry(&key("r"), token).generation, 42);
+    }
+}

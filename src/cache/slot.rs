@@ -190,6 +190,14 @@ impl Slot {
     }
 }
 
+#[cfg(all(test, not(feature = "loom")))]
+impl Slot {
+    /// Holds the slot's lock, to show what does not take it.
+    pub(super) fn hold(&self) -> impl Sized + '_ {
+        lock(&self.state)
+    }
+}
+
 impl Drop for Leader {
     fn drop(&mut self) {
         let ours = {

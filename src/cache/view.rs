@@ -239,3 +239,145 @@ impl Drop for View {
         self.cache.remove_worker(&self.purges_seen);
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::authz::{Caller, Policy};
+    use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
+
+    fn permit(resource: &str) -> Permit {
+        let key = TokenKey {
+            upstream: "imds".into(),
+            identity: Identity::System,
+            resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
+            capabilities: vec![],
+            extras: vec![],
+            client: None,
+        };
+        Policy::default()
+            .permit(&Caller::Unix { uid: 0, gid: 0 }, key)
+            .unwrap()
+    }
+
+    fn publish(cache: &Cache, resource: &str, expires_on_s: u64) -> Arc<Slot> {
+        let slot = cache.lookup(&permit(resource)).unwrap();
+        let lifetime = Lifetime {
+            received_at: UnixMs(0),
+            expires_on_s,
+            not_before_s: None,
+            refresh_in_s: None,
+        };
+        let secret = Secret::new(resource.as_bytes().to_vec());
+        let token = Arc::new(AccessToken {
+            secret,
+            lifetime,
+            client_id: None,
+        });
+        assert!(slot.publish(cache.entry(slot.key(), token)));
+        slot
+    }
+
+    fn view(cache: &Arc<Cache>) -> View {
+        View::new(Arc::clone(cache), Metrics::new())
+    }
+
+    fn body(view: &mut View, place: Place, now: UnixMs) -> Option<String> {
+        match view.look(place, now) {
+            Found::Body(parts) => Some(String::from_utf8(parts.concat()).unwrap()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_hit_takes_neither_the_slots_lock_nor_a_shards() {
+        let cache = Arc::new(Cache::new());
+        let slot = publish(&cache, "r", 1000);
+        let mut view = view(&cache);
+        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        assert!(body(&mut view, place, UnixMs(0)).is_some());
+        // Taking either again on this thread would stand for ever.
+        let _slot = slot.hold();
+        let _shards = cache.hold();
+        let place = view.find(0, b"t").unwrap();
+        assert!(body(&mut view, place, UnixMs(1000)).is_some());
+    }
+
+    #[test]
+    fn the_next_look_after_a_renewal_serves_the_new_entry() {
+        let cache = Arc::new(Cache::new());
+        publish(&cache, "r", 1000);
+        let mut view = view(&cache);
+        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        assert!(
+            body(&mut view, place, UnixMs(0))
+                .unwrap()
+                .contains("\"1000\"")
+        );
+        publish(&cache, "r", 2000);
+        assert!(
+            body(&mut view, place, UnixMs(0))
+                .unwrap()
+                .contains("\"2000\"")
+        );
+    }
+
+    #[test]
+    fn an_expired_entry_is_not_served() {
+        let cache = Arc::new(Cache::new());
+        publish(&cache, "r", 1000);
+        let mut view = view(&cache);
+        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        // 1000 s less the margin of 15 s.
+        assert!(body(&mut view, place, UnixMs(984_999)).is_some());
+        assert!(body(&mut view, place, UnixMs(985_000)).is_none());
+    }
+
+    #[test]
+    fn one_target_on_two_listeners_is_remembered_twice() {
+        let cache = Arc::new(Cache::new());
+        let mut view = view(&cache);
+        let first = view.remember(0, b"t", Dialect::Imds, permit("a")).unwrap();
+        assert!(view.find(1, b"t").is_none());
+        let second = view.remember(1, b"t", Dialect::Imds, permit("b")).unwrap();
+        assert_ne!(first.0, second.0);
+        assert_eq!(view.find(0, b"t").unwrap().0, first.0);
+    }
+
+    #[test]
+    fn a_tick_adds_hits_up_and_reports_use() {
+        let cache = Arc::new(Cache::new());
+        let slot = publish(&cache, "r", 1000);
+        let mut view = view(&cache);
+        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        body(&mut view, place, UnixMs(5));
+        body(&mut view, place, UnixMs(7));
+        assert_eq!(slot.hits(), 0);
+        assert_eq!(view.tick(), [(slot.id(), UnixMs(7))]);
+        assert_eq!(slot.hits(), 2);
+        assert!(view.tick().is_empty());
+    }
+
+    #[test]
+    fn targets_of_retired_slots_are_forgotten_at_the_tick() {
+        let cache = Arc::new(Cache::new());
+        let slot = publish(&cache, "r", 1000);
+        let mut view = view(&cache);
+        view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        cache.retire(&slot);
+        view.tick();
+        assert!(view.find(0, b"t").is_none());
+        assert_eq!(Arc::strong_count(&slot), 1);
+    }
+
+    #[test]
+    fn remembered_targets_are_bounded() {
+        let cache = Arc::new(Cache::new());
+        let mut view = view(&cache);
+        for i in 0..MAX_TARGETS_PER_WORKER + 10 {
+            view.remember(0, i.to_string().as_bytes(), Dialect::Imds, permit("r"))
+                .unwrap();
+        }
+        assert!(view.targets.len() <= MAX_TARGETS_PER_WORKER);
+    }
+}

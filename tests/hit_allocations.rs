@@ -1,0 +1,186 @@
+//! A hit allocates nothing: counted, in a binary of its own because the allocator is global.
+
+#![allow(
+    unsafe_code,
+    reason = "a global allocator cannot be written without it"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use foretoken::authz::guard::Header;
+use foretoken::authz::{Caller, Policy};
+use foretoken::cache::{Cache, Waiter};
+use foretoken::clock::{Clock, Crank, UnixMs};
+use foretoken::protocol::Dialect;
+use foretoken::refresh::{Driver, Settings, Writer};
+use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
+use foretoken::store::{self, Store};
+use foretoken::telemetry::metrics::Metrics;
+use foretoken::token::{AccessToken, Lifetime, Secret, TokenKey};
+use foretoken::upstream::{FetchError, TokenSource};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting for each thread what it hands out.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
+// calling thread, needs no allocation itself and never unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+/// Answers at once with an hour-long token.
+struct Instant(Clock);
+
+impl TokenSource for Instant {
+    fn fetch(
+        &self,
+        key: &TokenKey,
+    ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
+        let lifetime = Lifetime {
+            received_at: self.0.now(),
+            expires_on_s: self.0.now().as_secs() + 3600,
+            not_before_s: Some(self.0.now().as_secs()),
+            refresh_in_s: None,
+        };
+        let secret = Secret::new(key.resource.as_str().as_bytes().to_vec());
+        std::future::ready(Ok(AccessToken {
+            secret,
+            lifetime,
+            client_id: Some("id".into()),
+        }))
+    }
+}
+
+fn worker() -> (Worker, Clock, Crank, Driver) {
+    let (clock, crank) = Clock::cranked(UnixMs(1_767_225_600_000));
+    let off = store::Settings {
+        mode: store::Mode::Off,
+        path: "unused".into(),
+        key: "unused".into(),
+    };
+    let store = Store::open(&off, &clock)
+        .expect("a store that is off opens")
+        .store;
+    let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
+    let limits = Settings {
+        max_in_flight: 4,
+        max_per_second: 100,
+        seed: 1,
+    };
+    let writer = Writer::new(limits, Arc::clone(&cache), store, metrics.clone());
+    let source = Instant(clock.clone());
+    let driver = Driver::start(writer, source, clock.clone(), vec![]).expect("a thread");
+    let live = Arc::new(Live {
+        policy: Policy::default(),
+        upstream: "imds".into(),
+    });
+    (
+        Worker::new(cache, live, driver.handle(), metrics),
+        clock,
+        crank,
+        driver,
+    )
+}
+
+fn wait(mut waiter: Waiter) {
+    let mut context = Context::from_waker(Waker::noop());
+    while let Poll::Pending = pin!(&mut waiter).poll(&mut context) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
+    let (mut worker, clock, crank, driver) = worker();
+    let gate = Gate {
+        id: 0,
+        dialects: vec![Dialect::Imds],
+    };
+    let caller = Caller::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let headers: [Header<'_>; 6] = [
+        (b"Host", b"169.254.169.254"),
+        (b"User-Agent", b"azsdk-python-identity/1.27.0 Python/3.11.7"),
+        (b"Metadata", b"true"),
+        (b"Accept-Encoding", b"gzip, deflate"),
+        (
+            b"x-ms-client-request-id",
+            b"0f0e2d56-0000-4000-8000-000000000000",
+        ),
+        (b"Connection", b"keep-alive"),
+    ];
+    let targets: Vec<String> = (0..50)
+        .map(|i| {
+            let path = "/metadata/identity/oauth2/token";
+            format!("{path}?api-version=2018-02-01&resource=https://{i}.example&client_id=c{i}")
+        })
+        .collect();
+    let request = |target: &'static str, waited| Request {
+        gate: Box::leak(Box::new(gate.clone())),
+        caller: Box::leak(Box::new(caller.clone())),
+        method: b"GET",
+        target: target.as_bytes(),
+        headers: Box::leak(Box::new(headers)),
+        waited,
+    };
+    let requests: Vec<_> = targets
+        .iter()
+        .map(|target| request(target.clone().leak(), false))
+        .collect();
+
+    let learning = allocations(|| {
+        for request in &requests {
+            match handle(&mut worker, request, clock.now()) {
+                Outcome::Wait(waiter) => wait(waiter),
+                _ => panic!("nothing is warm"),
+            }
+        }
+    });
+    assert!(learning > 0, "the counter counts");
+
+    let mut bytes = 0;
+    let hits = allocations(|| {
+        for round in 0..200 {
+            // The second moves on, so that the digits of `expires_in` change.
+            crank.advance(if round % 10 == 0 { 1000 } else { 0 });
+            for request in &requests {
+                match handle(&mut worker, request, clock.now()) {
+                    Outcome::Answer(parts) => {
+                        bytes += parts.iter().map(|part| part.len()).sum::<usize>()
+                    }
+                    _ => panic!("everything is warm"),
+                }
+            }
+        }
+    });
+    assert!(bytes > 0);
+    assert_eq!(hits, 0, "10,000 hits allocated");
+    driver.stop();
+}
