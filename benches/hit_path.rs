@@ -66,7 +66,7 @@ impl TokenSource for Instant {
 
 fn wait(mut waiter: Waiter) {
     let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Pending = pin!(&mut waiter).poll(&mut context) {
+    while pin!(&mut waiter).poll(&mut context).is_pending() {
         std::thread::yield_now();
     }
 }

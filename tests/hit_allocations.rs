@@ -11,7 +11,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use foretoken::authz::guard::Header;
 use foretoken::authz::{Caller, Policy};
@@ -112,7 +112,7 @@ fn worker() -> (Worker, Clock, Crank, Driver) {
 
 fn wait(mut waiter: Waiter) {
     let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Pending = pin!(&mut waiter).poll(&mut context) {
+    while pin!(&mut waiter).poll(&mut context).is_pending() {
         std::thread::yield_now();
     }
 }
@@ -173,7 +173,7 @@ fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
             for request in &requests {
                 match handle(&mut worker, request, clock.now()) {
                     Outcome::Answer(parts) => {
-                        bytes += parts.iter().map(|part| part.len()).sum::<usize>()
+                        bytes += parts.iter().map(|part| part.len()).sum::<usize>();
                     }
                     _ => panic!("everything is warm"),
                 }

@@ -80,9 +80,7 @@ impl App {
         let bound = bind(&settings.server.listeners, workers)?;
         let addresses: Vec<_> = bound.iter().map(Bound::address).collect();
         let upstream = settings.upstream.endpoint;
-        let own = addresses
-            .iter()
-            .any(|address| *address == Address::Tcp(upstream));
+        let own = addresses.contains(&Address::Tcp(upstream));
         if own || admin_front.address() == upstream {
             return Err(StartError::OwnUpstream(upstream));
         }
@@ -213,9 +211,10 @@ fn poll(deadline: Duration, over: impl Fn() -> bool) {
 fn bind(listeners: &[crate::server::Listener], workers: usize) -> Result<Vec<Bound>, BindError> {
     let mut bound = Vec::new();
     for listener in listeners {
-        match Bound::bind(listener, workers)? {
-            Some(one) => bound.push(one),
-            None => tracing::info!(address = %listener.address, "no such address family here"),
+        if let Some(one) = Bound::bind(listener, workers)? {
+            bound.push(one);
+        } else {
+            tracing::info!(address = %listener.address, "no such address family here");
         }
     }
     Ok(bound)

@@ -10,6 +10,10 @@ pub type Header<'a> = (&'a [u8], &'a [u8]);
 
 /// What the rules need to know of a request's headers, from one pass over them.
 #[derive(Debug, Default, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, none a state"
+)]
 pub struct Facts<'a> {
     host: Option<&'a [u8]>,
     hosts: u8,

@@ -179,32 +179,30 @@ fn render_trespass(trespass: Trespass) -> Rejection {
 /// The upstream's own 4xx as it was; a truthful 503 for everything that is not the caller's doing.
 fn render_upstream(error: &FetchError) -> Rejection {
     let asked = error.retry_after.map(|wait| wait.as_secs());
-    match (error.class, error.status, &error.detail) {
-        (
-            Class::Denied | Class::NotFound | Class::Throttled | Class::Updating,
-            Some(status),
-            detail,
-        ) => {
-            let (name, text) = match detail {
-                Some((name, text)) => (&**name, &**text),
-                None => ("unknown", "The upstream refused without a reason"),
-            };
-            let retry_after_s = if error.class == Class::Throttled {
-                Some(asked.unwrap_or(1))
-            } else {
-                asked
-            };
-            Rejection {
-                retry_after_s,
-                ..Rejection::new(status, name, text)
-            }
+    if let (
+        Class::Denied | Class::NotFound | Class::Throttled | Class::Updating,
+        Some(status),
+        detail,
+    ) = (error.class, error.status, &error.detail)
+    {
+        let (name, text) = match detail {
+            Some((name, text)) => (&**name, &**text),
+            None => ("unknown", "The upstream refused without a reason"),
+        };
+        let retry_after_s = if error.class == Class::Throttled {
+            Some(asked.unwrap_or(1))
+        } else {
+            asked
+        };
+        Rejection {
+            retry_after_s,
+            ..Rejection::new(status, name, text)
         }
-        _ => {
-            let text = format!("The upstream gave no token: {}", error.class.as_str());
-            Rejection {
-                retry_after_s: Some(asked.unwrap_or(1).max(1)),
-                ..unavailable(&text)
-            }
+    } else {
+        let text = format!("The upstream gave no token: {}", error.class.as_str());
+        Rejection {
+            retry_after_s: Some(asked.unwrap_or(1).max(1)),
+            ..unavailable(&text)
         }
     }
 }

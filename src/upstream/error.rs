@@ -105,7 +105,7 @@ impl Class {
 
 impl FetchError {
     /// Longer waits are not believed: a source that asks for more is asked again after this.
-    pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+    pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 
     /// A failure without an answer.
     #[must_use]
