@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 
 use super::listener::{BindError, bind_unix};
 use crate::admin::{Access, Admin, Settings};
@@ -23,7 +25,7 @@ use crate::authz::guard::Facts;
 
 /// A scrape or a look at the keys is over in milliseconds; slow clients are cut.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
-/// Operators and scrapers are few.
+/// On each of the two sockets: operators and scrapers are few.
 const MAX_CONNECTIONS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,8 +61,11 @@ impl AdminFront {
         std::thread::Builder::new()
             .name("admin".into())
             .spawn(move || {
+                let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+                let operators = Arc::new(Semaphore::new(MAX_CONNECTIONS));
                 runtime.block_on(async move {
-                    tokio::join!(accept_tcp(tcp, admin.clone()), accept_unix(unix, admin));
+                    let tcp = accept_tcp(tcp, admin.clone(), seats);
+                    tokio::join!(tcp, accept_unix(unix, admin, operators));
                 });
             })
             .map_err(failed)?;
@@ -91,36 +96,36 @@ fn bind_socket(path: &Path) -> Option<std::os::unix::net::UnixListener> {
         .ok()
 }
 
-async fn accept_tcp(socket: std::net::TcpListener, admin: Admin) {
+async fn accept_tcp(socket: std::net::TcpListener, admin: Admin, seats: Arc<Semaphore>) {
     let Ok(socket) = TcpListener::from_std(socket) else {
         return;
     };
-    let seats = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let seat = std::sync::Arc::clone(&seats).acquire_owned().await;
+        let seat = Arc::clone(&seats).acquire_owned().await;
         match socket.accept().await {
             Ok((stream, _)) => {
-                let serving = serve(stream, admin.clone(), Access::ReadOnly);
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(seat);
-                });
+                tokio::spawn(serve(stream, admin.clone(), Access::ReadOnly, seat));
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-async fn accept_unix(socket: Option<std::os::unix::net::UnixListener>, admin: Admin) {
+async fn accept_unix(
+    socket: Option<std::os::unix::net::UnixListener>,
+    admin: Admin,
+    seats: Arc<Semaphore>,
+) {
     let Some(Ok(socket)) = socket.map(UnixListener::from_std) else {
         return;
     };
     let own = rustix::process::geteuid().as_raw();
     loop {
+        let seat = Arc::clone(&seats).acquire_owned().await;
         match socket.accept().await {
             Ok((stream, _)) => match stream.peer_cred().map(|peer| peer.uid()) {
                 Ok(uid) if uid == 0 || uid == own => {
-                    tokio::spawn(serve(stream, admin.clone(), Access::Operator));
+                    tokio::spawn(serve(stream, admin.clone(), Access::Operator, seat));
                 }
                 _ => tracing::warn!("caller on the admin socket turned away"),
             },
@@ -129,7 +134,8 @@ async fn accept_unix(socket: Option<std::os::unix::net::UnixListener>, admin: Ad
     }
 }
 
-async fn serve<I>(io: I, admin: Admin, access: Access)
+/// Serves one connection; its seat is given back when it ends.
+async fn serve<I, S>(io: I, admin: Admin, access: Access, _seat: S)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

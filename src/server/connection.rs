@@ -79,13 +79,17 @@ async fn answer(
     context: &Context,
 ) -> Response<Full<Bytes>> {
     let mut headers: [Header<'_>; MAX_HEADERS] = [(b"", b""); MAX_HEADERS];
+    let turn_away = |refusal: &Refusal| {
+        context.worker.borrow().turn_away(refusal);
+        refuse(refusal)
+    };
     let Some(headers) = collect(request, &mut headers) else {
-        return refuse(&Refusal::TooManyHeaders);
+        return turn_away(&Refusal::TooManyHeaders);
     };
     let uri = request.uri();
     let target = match uri.path_and_query() {
         Some(target) if uri.scheme().is_none() && uri.authority().is_none() => target.as_str(),
-        _ => return refuse(&Refusal::NotAPath),
+        _ => return turn_away(&Refusal::NotAPath),
     };
     let mut request = handler::Request {
         gate: &context.gate,

@@ -144,6 +144,12 @@ impl Worker {
         self.metrics.refused(refusal.reason());
     }
 
+    /// Counts a request that was turned away before it could be handled.
+    pub fn turn_away(&self, refusal: &Refusal) {
+        self.counters.count(Label::Refused);
+        self.metrics.refused(refusal.reason());
+    }
+
     /// The full parse of a target that this worker has not seen on this listener.
     fn learn(
         &mut self,
