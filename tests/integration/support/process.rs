@@ -26,7 +26,12 @@ impl Served {
     /// Starts `foretoken serve --config FILE` with its state in `folder` and waits until it says
     /// that it is ready. The log must be in JSON at `info` or below.
     pub fn start(config: &Path, folder: &Path) -> Self {
-        let mut child = command(folder)
+        Self::start_as(command(folder), config)
+    }
+
+    /// As [`start`](Self::start), with what else was set for the command.
+    pub fn start_as(mut command: Command, config: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--config"])
             .arg(config)
             .stderr(Stdio::piped())
@@ -115,6 +120,13 @@ impl Drop for Served {
 /// Writes a configuration for a process of its own: free ports, a log in JSON.
 pub fn write_config(folder: &Path, upstream: SocketAddr, more: &str) -> PathBuf {
     let text = super::config_text(upstream, &format!("{more}[log]\nformat = \"json\"\n"));
+    write_file(folder, &text)
+}
+
+/// Writes a configuration that leads the other commands to a process that is running.
+pub fn write_client_config(folder: &Path, served: &Served) -> PathBuf {
+    let (address, admin) = (served.address, served.admin);
+    let text = format!("[[listener]]\naddress = \"{address}\"\n[admin]\naddress = \"{admin}\"\n");
     write_file(folder, &text)
 }
 
