@@ -8,7 +8,7 @@ use std::time::Duration;
 use foretoken::app::App;
 use foretoken_emulator::{Emulator, Fault, FaultKind};
 
-use crate::support::http::{self, Answer, PATIENCE};
+use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
 use crate::support::metrics::{scrape, sum};
 use crate::support::wait::until;
@@ -495,7 +495,7 @@ fn a_fault_on_a_cold_key_is_told_truthfully_and_nothing_of_it_is_kept() {
         // The books are kept after the caller has its answer.
         until("the failure is counted and its key dropped", || {
             let now = read("foretoken_upstream_calls_total", Some(class));
-            (now - counted, read("foretoken_keys", None)) == (1.0, held)
+            (now - counted, read("foretoken_keys", None)) == (1, held)
         });
 
         // The next caller is not told of it: it leads a call of its own.

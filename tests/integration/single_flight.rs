@@ -81,8 +81,8 @@ fn a_thousand_cold_callers_cost_one_upstream_call_a_key() {
 
     let samples = scrape(house.app.admin_address());
     let outcome = |name| sum(&samples, "foretoken_requests_total", Some(name));
-    assert_eq!((outcome("miss"), outcome("refused")), (64.0, 0.0));
-    assert_eq!(outcome("hit") + outcome("coalesced"), 936.0);
+    assert_eq!((outcome("miss"), outcome("refused")), (64, 0));
+    assert_eq!(outcome("hit") + outcome("coalesced"), 936);
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn every_request_has_exactly_one_outcome() {
     let tokens: Vec<_> = answers(&mut callers).iter().map(token_of).collect();
     sent += tokens.len();
     // Hits.
-    for key in 0..3 {
-        assert_eq!(token_of(&http::token(address, &resource(key))), tokens[key]);
+    for (key, token) in tokens[..3].iter().enumerate() {
+        assert_eq!(token_of(&http::token(address, &resource(key))), *token);
         sent += 1;
     }
     // Refused by us: by the guard, the endpoint's rules, its path, and for want of a path at all.
@@ -199,13 +199,13 @@ fn every_request_has_exactly_one_outcome() {
 
     let samples = scrape(house.app.admin_address());
     let outcome = |name| sum(&samples, "foretoken_requests_total", Some(name));
-    assert_eq!(outcome("miss"), 4.0);
-    assert_eq!(outcome("refused"), 5.0);
-    assert_eq!(outcome("hit") + outcome("coalesced"), 30.0);
+    assert_eq!(outcome("miss"), 4);
+    assert_eq!(outcome("refused"), 5);
+    assert_eq!(outcome("hit") + outcome("coalesced"), 30);
     assert_eq!(counted(&house), sent as u64);
     assert_eq!(
         sum(&samples, "foretoken_refusals_total", None),
-        6.0,
+        6,
         "every error answer has a reason"
     );
 }

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use super::http;
 
-/// One line with a value.
-#[derive(Debug, Clone, PartialEq)]
+/// One line with a value; all of ours are counts, and whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub name: String,
     pub labels: Vec<(String, String)>,
-    pub value: f64,
+    pub value: u64,
 }
 
 /// Everything that `/metrics` says now.
@@ -21,7 +21,7 @@ pub fn scrape(admin: SocketAddr) -> Vec<Sample> {
 }
 
 /// The sum of all samples of this name, with this label value if one is named.
-pub fn sum(samples: &[Sample], name: &str, label: Option<&str>) -> f64 {
+pub fn sum(samples: &[Sample], name: &str, label: Option<&str>) -> u64 {
     let fits = |sample: &&Sample| {
         sample.name == name
             && label.is_none_or(|wanted| sample.labels.iter().any(|(_, v)| v == wanted))
