@@ -115,6 +115,8 @@ fn a_failure_is_shared_by_the_callers_of_its_flight_and_the_next_one_leads_again
     for answer in answers(&mut callers) {
         assert_eq!(answer.status, 503);
         assert_eq!(answer.header("retry-after"), Some("1"));
+        let words = answer.json()["error_description"].to_string();
+        assert!(words.contains("server_error"), "{words}");
     }
     assert_eq!(house.emulator.counts().total, 1);
 
