@@ -245,7 +245,7 @@ fn no_token_is_in_anything_but_the_answers_to_its_callers() {
         assert!(!name.to_string_lossy().starts_with("core"), "{name:?}");
     }
 
-    // What it left is read again, once as it is and once cut short.
+    // What it left is read again, once as it is and once with a key that does not fit.
     let calls = emulator.counts().total;
     let mut served = Served::start(&config, folder.path());
     token_of(&http::token(served.address, RESOURCES[0]));
