@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// No answer in a test takes this long; a hang fails instead of standing.
@@ -58,6 +60,20 @@ pub fn send(address: SocketAddr, request: &[u8]) -> io::Result<Answer> {
     let mut stream = connect(address)?;
     stream.write_all(request)?;
     read_answer(&mut stream)
+}
+
+/// Sends bytes to a Unix socket and reads one answer.
+pub fn send_unix(socket: &Path, request: &[u8]) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request)?;
+    read_answer(&mut stream)
+}
+
+/// Purges over the admin socket in the state folder.
+pub fn purge(state: &Path, which: &str) -> Answer {
+    let request = format!("POST /purge?{which} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    send_unix(&state.join("admin.sock"), request.as_bytes()).expect("an answer")
 }
 
 /// Connects with a limit on every later read.

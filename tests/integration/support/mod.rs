@@ -1,7 +1,10 @@
 //! What tests share: a Foretoken on free ports in front of an emulator, and plain sockets.
 
 pub mod http;
+pub mod jwt;
+pub mod metrics;
 pub mod process;
+pub mod wait;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::PATIENCE;
+use super::wait::until;
 
 /// A `foretoken serve` that is ready. Killed when dropped.
 pub struct Served {
@@ -25,7 +26,12 @@ impl Served {
     /// Starts `foretoken serve --config FILE` with its state in `folder` and waits until it says
     /// that it is ready. The log must be in JSON at `info` or below.
     pub fn start(config: &Path, folder: &Path) -> Self {
-        let mut child = command(folder)
+        Self::start_as(command(folder), config)
+    }
+
+    /// As [`start`](Self::start), with what else was set for the command.
+    pub fn start_as(mut command: Command, config: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--config"])
             .arg(config)
             .stderr(Stdio::piped())
@@ -77,6 +83,31 @@ impl Served {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process id"), signal).expect("the process is there");
     }
+
+    /// Sends a signal that ends the process, and waits for that.
+    pub fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Waits until the process has ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the process ends", || {
+            status = self.child.try_wait().expect("our child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// Everything written to standard error, once the process has ended.
+    pub fn log(&self) -> String {
+        let later: Vec<_> = self.lines.iter().collect();
+        self.start
+            .iter()
+            .chain(&later)
+            .fold(String::new(), |all, line| all + line + "\n")
+    }
 }
 
 impl Drop for Served {
@@ -86,12 +117,39 @@ impl Drop for Served {
     }
 }
 
-/// The built program with nothing of our environment but its state folder.
+/// Writes a configuration for a process of its own: free ports, a log in JSON.
+pub fn write_config(folder: &Path, upstream: SocketAddr, more: &str) -> PathBuf {
+    let text = super::config_text(upstream, &format!("{more}[log]\nformat = \"json\"\n"));
+    write_file(folder, &text)
+}
+
+/// Writes a configuration that leads the other commands to a process that is running.
+pub fn write_client_config(folder: &Path, served: &Served) -> PathBuf {
+    let (address, admin) = (served.address, served.admin);
+    let text = format!("[[listener]]\naddress = \"{address}\"\n[admin]\naddress = \"{admin}\"\n");
+    write_file(folder, &text)
+}
+
+/// Writes a configuration file as it is.
+pub fn write_file(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("foretoken.toml");
+    std::fs::write(&path, text).expect("a configuration file");
+    path
+}
+
+/// Runs a command that ends by itself.
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let output = command(folder).args(arguments).output();
+    output.expect("the program starts")
+}
+
+/// The built program with nothing of our environment but its state folder, which it runs in.
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_foretoken"));
     command
         .env_clear()
         .env("STATE_DIRECTORY", folder)
+        .current_dir(folder)
         .stdin(Stdio::null());
     command
 }
