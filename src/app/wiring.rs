@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::refresh::{self, Driver, Handle, Writer};
 use crate::server::handler::Live;
-use crate::server::{Address, AdminFront, BindError, Bound, Parts, Running};
+use crate::server::{Address, AdminFront, BindError, Bound, Doors, Parts, Running};
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, Imds, TokenSource};
@@ -88,9 +88,6 @@ impl App {
         let store::Opened {
             store, restored, ..
         } = Store::open(&settings.store, &clock)?;
-        if let Health::Degraded(reason) = store.health() {
-            tracing::warn!(reason, "tokens are kept in memory only");
-        }
         let cache = Arc::new(Cache::new());
         let limits = refresh::Settings {
             max_in_flight: settings.upstream.max_in_flight,
@@ -113,7 +110,7 @@ impl App {
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
-        let running = Running::start(bound, workers, &parts)?;
+        let running = Running::start(Doors::open(bound, workers)?, &parts)?;
         let refresh = driver.handle();
         admin.warm(admin::Parts {
             cache,
@@ -189,8 +186,10 @@ impl App {
         } = self;
         driver.stop();
         poll(DRAIN, || running.is_over());
-        if !store.close(STORE_CLOSE) {
-            tracing::warn!("the store did not close in time");
+        // A store that is degraded has said so already.
+        let healthy = store.health() == Health::Ok;
+        if !store.close(STORE_CLOSE) && healthy {
+            tracing::warn!("stopped with tokens that are not on disk");
         }
         tracing::info!("stopped");
     }

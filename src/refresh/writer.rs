@@ -58,6 +58,13 @@ pub struct Writer {
     keys: HashMap<KeyId, Held>,
 }
 
+/// What a call brought.
+enum Brought {
+    New(AccessToken),
+    /// The token already held.
+    Same(Arc<Entry>, Lifetime),
+}
+
 struct Held {
     slot: Arc<Slot>,
     /// Kept until the flight has landed; dropping it lands the flight as lost.
@@ -153,15 +160,29 @@ impl Writer {
         id: KeyId,
         answer: Result<AccessToken, FetchError>,
     ) -> Work {
-        let answer = self.publish(now, id, answer);
-        self.metrics.upstream_call(match &answer {
-            Ok((_, true)) => "unchanged",
-            Ok((_, false)) => "renewed",
+        let brought = answer.and_then(|token| self.judge(now, id, token));
+        // Counted first: whoever is answered by what follows finds the call in the metrics.
+        self.metrics.upstream_call(match &brought {
+            Ok(Brought::New(_)) => "renewed",
+            Ok(Brought::Same(..)) => "unchanged",
             Err(error) => error.class.as_str(),
         });
-        let event = match answer {
-            Ok((lifetime, same)) => Event::Fetched(id, lifetime, same),
-            Err(error) => Event::Failed(id, error),
+        let event = match brought {
+            Ok(Brought::New(token)) => {
+                let lifetime = token.lifetime;
+                self.publish(id, token);
+                Event::Fetched(id, lifetime, false)
+            }
+            Ok(Brought::Same(entry, lifetime)) => {
+                if let Some(held) = self.keys.get(&id) {
+                    held.slot.publish(entry);
+                }
+                Event::Fetched(id, lifetime, true)
+            }
+            Err(error) => {
+                self.fail(id, &error);
+                Event::Failed(id, error)
+            }
         };
         if let Some(held) = self.keys.get_mut(&id) {
             held.leader = None;
@@ -219,51 +240,38 @@ impl Writer {
         all
     }
 
-    /// Puts an answer into the slot and the store; says what it was worth.
-    fn publish(
-        &mut self,
-        now: UnixMs,
-        id: KeyId,
-        answer: Result<AccessToken, FetchError>,
-    ) -> Result<(Lifetime, bool), FetchError> {
+    /// Compares what a call brought with what the slot holds.
+    fn judge(&self, now: UnixMs, id: KeyId, token: AccessToken) -> Result<Brought, FetchError> {
+        let old = self.keys.get(&id).and_then(|held| held.slot.entry());
+        let is_same = |old: &Arc<Entry>| old.token.secret.expose() == token.secret.expose();
+        match old.filter(is_same) {
+            // The same token again, and it is in its last seconds: as good as none.
+            Some(old) if is_expired(now, old.serve_until) => Err(FetchError::of(Class::BadExpiry)),
+            Some(old) => Ok(Brought::Same(old, token.lifetime)),
+            None => Ok(Brought::New(token)),
+        }
+    }
+
+    /// Puts a token into its slot and the store. If the key was purged during the call, what it
+    /// brought is thrown away.
+    fn publish(&self, id: KeyId, token: AccessToken) {
         let Some(held) = self.keys.get(&id) else {
-            // Purged during the call: whatever it brought is thrown away.
-            return answer.map(|token| (token.lifetime, false));
+            return;
         };
-        let outcome = answer.and_then(|token| {
-            let lifetime = token.lifetime;
-            let is_same = |old: &Arc<Entry>| old.token.secret.expose() == token.secret.expose();
-            match held.slot.entry().filter(is_same) {
-                // The same token again, and it is in its last seconds: as good as none.
-                Some(old) if is_expired(now, old.serve_until) => {
-                    Err(FetchError::of(Class::BadExpiry))
-                }
-                Some(old) => {
-                    held.slot.publish(old);
-                    Ok((lifetime, true))
-                }
-                None => {
-                    let (key, token) = (held.slot.key(), Arc::new(token));
-                    let entry = self.cache.entry(key, Arc::clone(&token));
-                    let generation = entry.generation;
-                    if held.slot.publish(entry) {
-                        self.store.put(key, &token, generation, held.last_used);
-                    }
-                    Ok((lifetime, false))
-                }
-            }
-        });
-        if let Err(error) = &outcome {
-            let class = error.class.as_str();
-            tracing::warn!(
-                class,
-                status = error.status,
-                key = id,
-                "upstream call failed"
-            );
+        let (key, token) = (held.slot.key(), Arc::new(token));
+        let entry = self.cache.entry(key, Arc::clone(&token));
+        let generation = entry.generation;
+        if held.slot.publish(entry) {
+            self.store.put(key, &token, generation, held.last_used);
+        }
+    }
+
+    fn fail(&self, id: KeyId, error: &FetchError) {
+        let (class, status) = (error.class.as_str(), error.status);
+        tracing::warn!(class, status, key = id, "upstream call failed");
+        if let Some(held) = self.keys.get(&id) {
             held.slot.fail(&Arc::new(error.clone()));
         }
-        outcome
     }
 
     fn perform(&mut self, step: Step) -> Work {

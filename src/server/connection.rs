@@ -88,7 +88,10 @@ async fn answer(
     };
     let uri = request.uri();
     let target = match uri.path_and_query() {
-        Some(target) if uri.scheme().is_none() && uri.authority().is_none() => target.as_str(),
+        // The asterisk form comes as a path of its own; the absolute form has an authority.
+        Some(target) if uri.authority().is_none() && target.as_str().starts_with('/') => {
+            target.as_str()
+        }
         _ => return turn_away(&Refusal::NotAPath),
     };
     let mut request = handler::Request {

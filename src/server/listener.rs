@@ -69,14 +69,7 @@ impl Bound {
                 sockets,
             })),
             Err(error) if listener.optional && is_missing_family(&error) => Ok(None),
-            Err(error) => {
-                let address = listener.address.to_string();
-                Err(if error.kind() == ErrorKind::AddrInUse {
-                    BindError::InUse { address }
-                } else {
-                    BindError::Other { address, error }
-                })
-            }
+            Err(error) => Err(BindError::new(&listener.address, error)),
         }
     }
 
@@ -92,8 +85,9 @@ impl Bound {
     }
 
     /// Starts listening and hands out one socket for each worker.
-    pub(super) fn open(self, workers: usize) -> io::Result<Vec<Open>> {
-        match self.sockets {
+    pub(super) fn open(self, workers: usize) -> Result<Vec<Open>, BindError> {
+        let address = self.address();
+        let opened: io::Result<_> = match self.sockets {
             Sockets::Tcp(sockets) => sockets
                 .into_iter()
                 .map(|socket| {
@@ -105,6 +99,17 @@ impl Bound {
             Sockets::Unix(listener) => (0..workers)
                 .map(|_| Ok(Open::Unix(listener.try_clone()?)))
                 .collect(),
+        };
+        opened.map_err(|error| BindError::new(&address, error))
+    }
+}
+
+impl BindError {
+    fn new(address: &Address, error: io::Error) -> Self {
+        let address = address.to_string();
+        match error.kind() {
+            ErrorKind::AddrInUse => Self::InUse { address },
+            _ => Self::Other { address, error },
         }
     }
 }
@@ -201,16 +206,14 @@ mod tests {
         let any = listener(Address::Tcp("127.0.0.1:0".parse().unwrap()));
         let first = Bound::bind(&any, 3).unwrap().unwrap();
         let same = listener(first.address());
-        // Before it listens and after.
+        let open = first.open(3).unwrap();
         assert!(matches!(
             Bound::bind(&same, 3),
             Err(BindError::InUse { .. })
         ));
-        let _open = first.open(3).unwrap();
-        assert!(matches!(
-            Bound::bind(&same, 3),
-            Err(BindError::InUse { .. })
-        ));
+        // Once the first is gone, connections of its time do not stand in the way.
+        drop(open);
+        assert!(Bound::bind(&same, 3).is_ok());
     }
 
     #[test]

@@ -17,4 +17,4 @@ pub use admin_front::AdminFront;
 pub use listener::{BindError, Bound, bind_unix};
 pub use reject::{Refusal, Rejection};
 pub use settings::{Address, Listener, Settings};
-pub use workers::{Parts, Running};
+pub use workers::{Doors, Parts, Running};

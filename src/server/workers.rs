@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use super::connection::{self, Context};
 use super::handler::{Gate, Live, Worker};
-use super::listener::{Bound, Open};
+use super::listener::{BindError, Bound, Open};
 use crate::authz::Caller;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -49,13 +49,15 @@ pub struct Running {
     draining: watch::Sender<bool>,
 }
 
-impl Running {
-    /// Opens the sockets and starts the workers.
+/// Open sockets, one set for each worker.
+pub struct Doors(Vec<Vec<(Gate, Open)>>);
+
+impl Doors {
+    /// Opens the sockets: from here on callers may connect.
     ///
     /// # Errors
-    /// A socket cannot listen, or a thread cannot be made.
-    pub fn start(bound: Vec<Bound>, workers: usize, parts: &Parts) -> io::Result<Self> {
-        let (draining, drain) = watch::channel(false);
+    /// A socket cannot listen, because somebody else was faster.
+    pub fn open(bound: Vec<Bound>, workers: usize) -> Result<Self, BindError> {
         let mut doors: Vec<Vec<(Gate, Open)>> = (0..workers).map(|_| Vec::new()).collect();
         for (id, bound) in (0..).zip(bound) {
             let gate = Gate {
@@ -66,7 +68,18 @@ impl Running {
                 worker.push((gate.clone(), open));
             }
         }
-        let threads = (0..workers).zip(doors).map(|(number, doors)| {
+        Ok(Self(doors))
+    }
+}
+
+impl Running {
+    /// Starts a worker behind each set of sockets.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made.
+    pub fn start(doors: Doors, parts: &Parts) -> io::Result<Self> {
+        let (draining, drain) = watch::channel(false);
+        let threads = doors.0.into_iter().enumerate().map(|(number, doors)| {
             let (parts, drain) = (parts.clone(), drain.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
