@@ -9,7 +9,9 @@ mod caller;
 pub mod guard;
 mod permit;
 mod policy;
+mod settings;
 
 pub use caller::Caller;
 pub use permit::Permit;
 pub use policy::{Denial, Policy};
+pub use settings::Client;

@@ -37,7 +37,7 @@ impl Entry {
     #[must_use]
     pub fn rendered(&self, dialect: Dialect) -> &Rendered {
         match dialect {
-            Dialect::Imds => &self.imds,
+            _ => &self.imds,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::rules::Rules;
 use super::source::Environment;
 use super::{Settings, endpoint, value};
 use crate::protocol::Dialect;
-use crate::server::{Address, Listener};
+use crate::server::{Address, ExpiresOn, Listener};
 use crate::store::Mode;
 use crate::telemetry::log::{self, Format, Level};
 use crate::upstream::Kind;
@@ -132,6 +132,8 @@ impl Check {
             Listener {
                 address,
                 dialects: vec![Dialect::Imds],
+                expires_on_2017: ExpiresOn::default(),
+                without_metadata: false,
                 optional: ip.is_ipv6(),
             }
         });
@@ -155,6 +157,8 @@ impl Check {
         Some(Listener {
             address: address?.value,
             dialects: dialects?.value,
+            expires_on_2017: ExpiresOn::default(),
+            without_metadata: false,
             optional: false,
         })
     }

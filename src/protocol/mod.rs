@@ -10,7 +10,7 @@ mod query;
 mod rendered;
 mod request;
 
-pub use dialect::Dialect;
+pub use dialect::{Dialect, Methods, Proof};
 pub use query::{InvalidQuery, parse as parse_query};
 pub use rendered::{Digits, Rendered};
 pub use request::TokenRequest;

@@ -158,7 +158,7 @@ impl Worker {
         query: &[u8],
     ) -> Result<Place, Refusal> {
         let asked = match dialect {
-            Dialect::Imds => imds::parse(query)?,
+            _ => imds::parse(query)?,
         };
         let key = asked.into_key(&self.live.upstream);
         let permit = self.live.policy.permit(request.caller, key)?;
@@ -177,9 +177,10 @@ impl Worker {
 
 impl Gate {
     fn route(&self, path: &[u8]) -> Option<Dialect> {
-        self.dialects.iter().copied().find(|dialect| match dialect {
-            Dialect::Imds => imds::is_token_path(path),
-        })
+        self.dialects
+            .iter()
+            .copied()
+            .find(|dialect| dialect.paths().contains(&path))
     }
 }
 

@@ -197,6 +197,8 @@ mod tests {
         Listener {
             address,
             dialects: vec![Dialect::Imds],
+            expires_on_2017: super::super::ExpiresOn::Epoch,
+            without_metadata: false,
             optional: false,
         }
     }

@@ -22,9 +22,25 @@ pub struct Listener {
     pub address: Address,
     /// The wire formats it speaks.
     pub dialects: Vec<Dialect>,
+    /// How `expires_on` is written by the dialect `app-service-2017`.
+    pub expires_on_2017: ExpiresOn,
+    /// Answer token requests of the dialect `imds` that lack `Metadata: true`, for clients whose
+    /// probe wants a token. Off unless asked for: the header is what keeps forged requests out.
+    pub without_metadata: bool,
     /// Skip this listener where the machine has no such address family. Only the built-in
     /// default `[::1]` listener is optional.
     pub optional: bool,
+}
+
+/// `listener.expires_on_2017`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpiresOn {
+    /// Seconds since the epoch, as Azure ML writes it and current clients read it.
+    #[default]
+    Epoch,
+    /// `06/20/2019 02:57:58 +00:00`, as App Service on Linux wrote it: the only form that
+    /// `@azure/identity` 1 and 2 read.
+    Date,
 }
 
 /// `IP:PORT` or `unix:PATH`.
