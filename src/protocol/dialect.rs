@@ -151,3 +151,74 @@ impl Dialect {
         self != other && (told_apart || !share)
     }
 }
+
+/// The dialect, among those of a listener, to which a path belongs. Where the two of App Service
+/// share a path, `api-version=2017-09-01`, in these letters, asks for the older one.
+#[must_use]
+pub fn recognise(spoken: &[Dialect], path: &[u8], query: &[u8]) -> Option<Dialect> {
+    let mut found = spoken.iter().copied().filter(|dialect| dialect.paths().contains(&path));
+    let first = found.next()?;
+    let Some(second) = found.next() else { return Some(first) };
+    let asks_2017 = query.split(|b| *b == b'&').any(|pair| pair == b"api-version=2017-09-01");
+    let is_2017 = |dialect: &Dialect| *dialect == Dialect::AppService2017;
+    [first, second].into_iter().find(|dialect| is_2017(dialect) == asks_2017)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_listed_paths_are_token_endpoints() {
+        for dialect in Dialect::ALL {
+            for path in dialect.paths() {
+                assert_eq!(recognise(&[dialect], path, b""), Some(dialect));
+            }
+        }
+        for path in [
+            "/metadata/identity/oauth2/token//",
+            "/metadata//identity/oauth2/token",
+            "/metadata/identity\\oauth2/token",
+            "/metadata/identity/oauth2%2ftoken",
+            "/metadata/identity/oauth2/../oauth2/token",
+            "/metadata/identity/oauth2/token;x",
+            "/METADATA/identity/oauth2/token",
+            "/metadata/identity/oauth2/toke",
+            "/msi/token///",
+            "/Msi/token",
+            "",
+        ] {
+            assert_eq!(recognise(&Dialect::ALL, path.as_bytes(), b""), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_two_of_app_service_are_told_apart_by_api_version() {
+        let both = [Dialect::AppService, Dialect::AppService2017];
+        let of = |path: &[u8], query: &[u8]| recognise(&both, path, query);
+        assert_eq!(of(b"/msi/token", b"api-version=2019-08-01"), Some(Dialect::AppService));
+        assert_eq!(
+            of(b"/msi/token/", b"resource=r&api-version=2017-09-01"),
+            Some(Dialect::AppService2017)
+        );
+        assert_eq!(of(b"/msi/token", b""), Some(Dialect::AppService));
+        assert_eq!(of(b"/MSI/token/", b""), Some(Dialect::AppService2017));
+    }
+
+    #[test]
+    fn dialects_that_claim_the_same_requests_do_not_share_a_listener() {
+        assert!(!Dialect::Imds.goes_with(Dialect::Arc));
+        assert!(!Dialect::VmExtension.goes_with(Dialect::CloudShell));
+        assert!(!Dialect::Imds.goes_with(Dialect::Imds));
+        assert!(Dialect::AppService.goes_with(Dialect::AppService2017));
+        let default = [
+            Dialect::Imds,
+            Dialect::AppService,
+            Dialect::AppService2017,
+            Dialect::VmExtension,
+        ];
+        for (at, one) in default.iter().enumerate() {
+            assert!(default[at + 1..].iter().all(|other| one.goes_with(*other)));
+        }
+    }
+}

@@ -4,13 +4,18 @@
 //! Only this room knows how callers spell things. It promises that no parameter which could change
 //! the answer is dropped, and that anything it cannot read exactly is refused.
 
+mod answer;
 mod dialect;
-pub mod imds;
+mod parameters;
 mod query;
+mod refusal;
 mod rendered;
 mod request;
 
-pub use dialect::{Dialect, Methods, Proof};
+pub use answer::{Shape, render};
+pub use dialect::{Dialect, Methods, Proof, recognise};
+pub use parameters::{BadRequest, parse};
 pub use query::{InvalidQuery, parse as parse_query};
+pub use refusal::{Complaint, render as render_error, render_no_api_version};
 pub use rendered::{Digits, Rendered};
-pub use request::TokenRequest;
+pub use request::{Force, TokenRequest};

@@ -2,41 +2,44 @@
 
 use zeroize::Zeroizing;
 
-/// A body that is finished but for one number, which stands in it twice (`expires_in` and
+/// A body that is finished but for one number, which may stand in it twice (`expires_in` and
 /// `ext_expires_in`). Shared by all workers; each writes the number beside it.
 ///
 /// Holds the token in clear, so it is wiped on drop and has no `Debug`.
 pub struct Rendered {
     bytes: Zeroizing<Box<[u8]>>,
-    cuts: [usize; 2],
+    cuts: Option<[usize; 2]>,
 }
 
 impl Rendered {
-    /// Joins the three parts between which the number goes. The parts are copied once into a
-    /// buffer of their exact size.
+    /// Joins three parts between which the number goes.
     #[must_use]
-    pub fn new(parts: [&[u8]; 3]) -> Self {
+    pub fn moving(parts: [&[u8]; 3]) -> Self {
         let cuts = [parts[0].len(), parts[0].len() + parts[1].len()];
-        let mut bytes = Zeroizing::new(vec![0; cuts[1] + parts[2].len()].into_boxed_slice());
-        bytes[..cuts[0]].copy_from_slice(parts[0]);
-        bytes[cuts[0]..cuts[1]].copy_from_slice(parts[1]);
-        bytes[cuts[1]..].copy_from_slice(parts[2]);
-        Self { bytes, cuts }
+        Self { bytes: join(&parts), cuts: Some(cuts) }
+    }
+
+    /// Joins two parts of a body in which nothing moves.
+    #[must_use]
+    pub fn still(parts: [&[u8]; 2]) -> Self {
+        Self { bytes: join(&parts), cuts: None }
     }
 
     /// The body in the order in which it goes out.
     #[must_use]
     pub fn with<'a>(&'a self, digits: &'a Digits) -> [&'a [u8]; 5] {
-        let [a, b] = self.cuts;
+        let Some([a, b]) = self.cuts else { return [&self.bytes, b"", b"", b"", b""] };
         let digits = digits.as_bytes();
-        [
-            &self.bytes[..a],
-            digits,
-            &self.bytes[a..b],
-            digits,
-            &self.bytes[b..],
-        ]
+        [&self.bytes[..a], digits, &self.bytes[a..b], digits, &self.bytes[b..]]
     }
+}
+
+/// Copies the parts once, into a buffer of their exact size.
+fn join(parts: &[&[u8]]) -> Zeroizing<Box<[u8]>> {
+    let mut whole = Zeroizing::new(Vec::with_capacity(parts.iter().map(|p| p.len()).sum()));
+    parts.iter().for_each(|part| whole.extend_from_slice(part));
+    // The capacity is exact, so that the box takes the buffer over as it is.
+    Zeroizing::new(std::mem::take(&mut *whole).into_boxed_slice())
 }
 
 /// A number's decimal digits without an allocation.
@@ -82,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_number_stands_in_both_places() {
-        let rendered = Rendered::new([b"a", b"b", b"c"]);
+        let rendered = Rendered::moving([b"a", b"b", b"c"]);
         assert_eq!(rendered.with(&Digits::new(12)).concat(), b"a12b12c");
     }
 }

@@ -13,6 +13,17 @@ pub struct TokenRequest {
     pub capabilities: Vec<Box<str>>,
     /// Parameters that nobody here knows, sorted.
     pub extras: Vec<(Box<str>, Box<str>)>,
+    /// Whether the caller has no use for the token that is held. No part of the key.
+    pub force: Option<Force>,
+}
+
+/// A wish for another token than the one that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// `bypass_cache=true`.
+    Always,
+    /// `token_sha256_to_refresh`: the token with this SHA-256 was rejected somewhere.
+    IfHash([u8; 32]),
 }
 
 impl TokenRequest {

@@ -1,33 +1,27 @@
-//! The Instance Metadata Service: `GET /metadata/identity/oauth2/token`.
+//! Query and form parameters: what each name means, on every listener alike.
 //!
-//! What callers send and need was taken from recordings of the real clients
-//! (`tests/golden/recordings`); `docs/protocols.md` lists the sources.
+//! Clients mix the dialects' spellings (`object_store` sends `msi_res_id` to App Service), so every
+//! listed spelling is taken everywhere. Dialects differ only in the `api-version` that they take.
 
-use super::query::{self, InvalidQuery};
-use super::{Rendered, TokenRequest};
-use crate::token::{AccessToken, Identity, InvalidResource, InvalidSelector, MAX_EXTRAS, Resource};
+use super::query::{self, InvalidQuery, Parameter};
+use super::{Dialect, Force, TokenRequest};
+use crate::token::{Identity, InvalidResource, InvalidSelector, MAX_EXTRAS, Resource};
 
-/// The token endpoint as clients spell it, byte for byte: the documented path, msal-node's
-/// trailing slash, and msal4j's double slash in front.
-const TOKEN_PATHS: [&[u8]; 3] = [
-    b"/metadata/identity/oauth2/token",
-    b"/metadata/identity/oauth2/token/",
-    b"//metadata/identity/oauth2/token",
-];
-
-/// The oldest version that the real endpoint takes; versions are dates.
-const OLDEST_API_VERSION: &[u8] = b"2018-02-01";
-
-/// Every parameter name that means something here, with the identity it selects, if it does.
-const KNOWN: [(&[u8], Meaning); 8] = [
+/// Every parameter name that means something, with the identity it selects, if it does.
+const KNOWN: [(&[u8], Meaning); 13] = [
     (b"api-version", Meaning::ApiVersion),
     (b"resource", Meaning::Resource),
     (b"client_id", Meaning::Selects(Identity::ClientId)),
+    (b"clientid", Meaning::Selects(Identity::ClientId)),
     (b"object_id", Meaning::Selects(Identity::ObjectId)),
+    (b"principal_id", Meaning::Selects(Identity::ObjectId)),
+    (b"principalId", Meaning::Selects(Identity::ObjectId)),
     (b"msi_res_id", Meaning::Selects(Identity::ResourceId)),
     (b"mi_res_id", Meaning::Selects(Identity::ResourceId)),
     (b"msi-res-id", Meaning::Selects(Identity::ResourceId)),
     (b"xms_cc", Meaning::Capabilities),
+    (b"bypass_cache", Meaning::Bypass),
+    (b"token_sha256_to_refresh", Meaning::RefreshHash),
 ];
 
 #[derive(Clone, Copy)]
@@ -36,15 +30,17 @@ enum Meaning {
     Resource,
     Selects(fn(Box<str>) -> Identity),
     Capabilities,
+    Bypass,
+    RefreshHash,
 }
 
 /// Why a token request was refused. All of them are the caller's mistakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// No `api-version`. The real endpoint answers with a list of its versions.
+    /// No `api-version` where the dialect has one.
     #[error("api-version was not specified in the request")]
     NoApiVersion,
-    /// Not a date, or one before the endpoint existed.
+    /// Not one that the dialect takes.
     #[error("the api-version is not supported")]
     BadApiVersion,
     /// No `resource`.
@@ -59,37 +55,30 @@ pub enum BadRequest {
     /// A selector that no identity has.
     #[error(transparent)]
     BadSelector(#[from] InvalidSelector),
-    /// A name that a lenient reader upstream could take for one of ours: `Client_ID`, `clientid`.
+    /// A name that a lenient reader upstream could take for one of ours: `Client_ID`.
     #[error("a parameter name is nearly, but not exactly, a known one")]
     NearlyKnown,
     /// Unknown parameters that are not text, or too many of them.
     #[error("an unknown parameter is not text, or there are more than {MAX_EXTRAS}")]
     BadExtra,
-    /// The query string itself.
+    /// `token_sha256_to_refresh` is not a SHA-256 in hexadecimal, or `bypass_cache` no boolean.
+    #[error("bypass_cache or token_sha256_to_refresh has no such value")]
+    BadForce,
+    /// The query string or the form itself.
     #[error(transparent)]
     BadQuery(#[from] InvalidQuery),
 }
 
-/// Whether this path is the token endpoint. Exact: a path that merely resembles it is another.
-#[must_use]
-pub fn is_token_path(path: &[u8]) -> bool {
-    TOKEN_PATHS.contains(&path)
-}
-
-/// Reads the query string of a token request.
+/// Reads a token request's parameters from its query string and its form.
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn parse(query: &[u8]) -> Result<TokenRequest, BadRequest> {
-    let (mut version, mut resource, mut identity) = (None, None, None);
+pub fn parse(dialect: Dialect, query: &[u8], form: &[u8]) -> Result<TokenRequest, BadRequest> {
+    let (mut version, mut resource, mut identity, mut force) = (None, None, None, None);
     let mut capabilities = Vec::new();
     let mut extras = Vec::new();
-    for (name, value) in query::parse(query)? {
-        match KNOWN
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, meaning)| *meaning)
-        {
+    for (name, value) in parameters(query, form)? {
+        match KNOWN.iter().find(|(known, _)| *known == name).map(|(_, meaning)| *meaning) {
             Some(Meaning::ApiVersion) => version = Some(value),
             Some(Meaning::Resource) => resource = Some(value),
             Some(Meaning::Selects(make)) => {
@@ -98,6 +87,13 @@ pub fn parse(query: &[u8]) -> Result<TokenRequest, BadRequest> {
                 }
             }
             Some(Meaning::Capabilities) => capabilities = split_capabilities(&value)?,
+            Some(Meaning::Bypass) => {
+                let on = boolean(&value).ok_or(BadRequest::BadForce)?;
+                force = force.or(on.then_some(Force::Always));
+            }
+            Some(Meaning::RefreshHash) => {
+                force = Some(Force::IfHash(hash(&value).ok_or(BadRequest::BadForce)?));
+            }
             None if is_nearly_known(&name) => return Err(BadRequest::NearlyKnown),
             None => extras.push((text(&name)?, text(&value)?)),
         }
@@ -106,39 +102,78 @@ pub fn parse(query: &[u8]) -> Result<TokenRequest, BadRequest> {
         return Err(BadRequest::BadExtra);
     }
     extras.sort_unstable();
-    check_version(&version.ok_or(BadRequest::NoApiVersion)?)?;
+    check_version(dialect, version.as_deref())?;
     Ok(TokenRequest {
         identity: identity.unwrap_or(Identity::System),
         resource: Resource::from_decoded(&resource.ok_or(BadRequest::NoResource)?)?,
         capabilities,
         extras,
+        force,
     })
 }
 
-fn check_version(version: &[u8]) -> Result<(), BadRequest> {
-    let is_date = version.len() == 10
-        && version.iter().enumerate().all(|(at, b)| match at {
+/// Of both, with a name given in both refused like one given twice in either.
+fn parameters(query: &[u8], form: &[u8]) -> Result<Vec<Parameter>, InvalidQuery> {
+    let mut all = query::parse(query)?;
+    for parameter in query::parse(form)? {
+        if all.iter().any(|(name, _)| *name == parameter.0) {
+            return Err(InvalidQuery::Duplicate);
+        }
+        all.push(parameter);
+    }
+    Ok(all)
+}
+
+/// Versions are dates; dates of this form sort like text.
+fn check_version(dialect: Dialect, version: Option<&[u8]>) -> Result<(), BadRequest> {
+    let Some(version) = version else {
+        let none_needed = matches!(dialect, Dialect::CloudShell | Dialect::VmExtension);
+        return if none_needed { Ok(()) } else { Err(BadRequest::NoApiVersion) };
+    };
+    let date = match dialect {
+        Dialect::ServiceFabric => version.strip_suffix(b"-preview").unwrap_or(version),
+        _ => version,
+    };
+    let is_date = date.len() == 10
+        && date.iter().enumerate().all(|(at, b)| match at {
             4 | 7 => *b == b'-',
             _ => b.is_ascii_digit(),
         });
-    // Dates of this form sort like text.
-    if is_date && version >= OLDEST_API_VERSION {
-        Ok(())
-    } else {
-        Err(BadRequest::BadApiVersion)
-    }
+    let known = match dialect {
+        Dialect::Imds | Dialect::VmExtension | Dialect::CloudShell => date >= b"2018-02-01",
+        Dialect::AppService => date >= b"2019-08-01",
+        Dialect::AppService2017 => date == b"2017-09-01",
+        Dialect::Arc => date >= b"2019-08-01",
+        Dialect::ServiceFabric => date >= b"2019-07-01",
+    };
+    if is_date && known { Ok(()) } else { Err(BadRequest::BadApiVersion) }
 }
 
 fn split_capabilities(value: &[u8]) -> Result<Vec<Box<str>>, BadRequest> {
     let value = text(value)?;
-    let mut list: Vec<Box<str>> = value
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(Box::from)
-        .collect();
+    let mut list: Vec<Box<str>> =
+        value.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
     list.sort_unstable();
     list.dedup();
     Ok(list)
+}
+
+fn boolean(value: &[u8]) -> Option<bool> {
+    match value.to_ascii_lowercase().as_slice() {
+        b"true" | b"1" => Some(true),
+        b"false" | b"0" | b"" => Some(false),
+        _ => None,
+    }
+}
+
+fn hash(value: &[u8]) -> Option<[u8; 32]> {
+    let digits = std::str::from_utf8(value).ok().filter(|v| v.len() == 64 && v.is_ascii())?;
+    let mut out = [0; 32];
+    for (byte, at) in out.iter_mut().zip((0..64).step_by(2)) {
+        let pair = &digits[at..at + 2];
+        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))?;
+    }
+    Some(out)
 }
 
 fn is_nearly_known(name: &[u8]) -> bool {
@@ -162,99 +197,16 @@ fn text(bytes: &[u8]) -> Result<Box<str>, BadRequest> {
     Ok(text.into())
 }
 
-/// The success body: strings only, in the real endpoint's order. `expires_on` stands behind
-/// `expires_in` because MSAL .NET lets the later of the two win; `resource` is the caller's own
-/// text because Python's aio client keys its cache on it.
-#[must_use]
-pub fn render(resource: &Resource, token: &AccessToken) -> Rendered {
-    let mut head = Vec::with_capacity(256 + token.secret.expose().len());
-    head.extend_from_slice(b"{\"access_token\":\"");
-    head.extend_from_slice(token.secret.expose());
-    head.push(b'"');
-    if let Some(client_id) = &token.client_id {
-        head.extend_from_slice(b",\"client_id\":");
-        head.extend_from_slice(json_string(client_id).as_bytes());
-    }
-    head.extend_from_slice(b",\"expires_in\":\"");
-    let head = zeroize::Zeroizing::new(head);
-
-    let expires_on = token.lifetime.expires_on_s;
-    let middle = format!("\",\"expires_on\":\"{expires_on}\",\"ext_expires_in\":\"");
-    let mut tail = String::from("\"");
-    if let Some(not_before) = token.lifetime.not_before_s {
-        tail.push_str(&format!(",\"not_before\":\"{not_before}\""));
-    }
-    tail.push_str(",\"resource\":");
-    tail.push_str(&json_string(resource.as_str()));
-    tail.push_str(",\"token_type\":\"Bearer\"}");
-    Rendered::new([&head, middle.as_bytes(), tail.as_bytes()])
-}
-
-/// An error body as the real endpoint writes it.
-#[must_use]
-pub fn render_error(error: &str, description: &str) -> Vec<u8> {
-    let (error, description) = (json_string(error), json_string(description));
-    format!("{{\"error\":{error},\"error_description\":{description}}}").into_bytes()
-}
-
-/// The body for a request without `api-version`, which names the versions instead.
-#[must_use]
-pub fn render_no_api_version() -> Vec<u8> {
-    b"{\"error\":\"Bad request. api-version was not specified in the request. For more information \
-      refer to aka.ms/azureimds\",\"newest-versions\":[\"2018-02-01\"]}"
-        .to_vec()
-}
-
-fn json_string(text: &str) -> String {
-    serde_json::to_string(text).expect("a string always has a JSON form")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::UnixMs;
-    use crate::protocol::Digits;
-    use crate::token::{Lifetime, Secret};
 
     const GUID: &str = "aaaaaaaa-1111-4222-8333-444444444444";
 
     fn parsed(query: &str) -> Result<TokenRequest, BadRequest> {
-        parse(query.as_bytes())
-    }
-
-    fn token(client_id: Option<&str>) -> AccessToken {
-        AccessToken {
-            secret: Secret::new(b"a.b.c".to_vec()),
-            lifetime: Lifetime {
-                received_at: UnixMs(0),
-                expires_on_s: 2000,
-                not_before_s: Some(10),
-                refresh_in_s: None,
-            },
-            client_id: client_id.map(Into::into),
-        }
-    }
-
-    #[test]
-    fn only_the_listed_paths_are_the_token_endpoint() {
-        for path in TOKEN_PATHS {
-            assert!(is_token_path(path));
-        }
-        for path in [
-            "/metadata/identity/oauth2/token//",
-            "/metadata//identity/oauth2/token",
-            "/metadata/identity\\oauth2/token",
-            "/metadata/identity/oauth2%2ftoken",
-            "/metadata/identity/oauth2/../oauth2/token",
-            "/metadata/identity/oauth2/token;x",
-            "/METADATA/identity/oauth2/token",
-            "/metadata/identity/oauth2/toke",
-            "",
-        ] {
-            assert!(!is_token_path(path.as_bytes()), "{path}");
-        }
+        parse(Dialect::Imds, query.as_bytes(), b"")
     }
 
     #[test]
@@ -345,28 +297,47 @@ mod tests {
     }
 
     #[test]
-    fn the_body_has_strings_only_and_expires_on_behind_expires_in() {
-        let resource = Resource::from_decoded(b"https://r/\"x").unwrap();
-        let body = render(&resource, &token(Some("id")))
-            .with(&Digits::new(90))
-            .concat();
-        assert_eq!(
-            String::from_utf8(body).unwrap(),
-            "{\"access_token\":\"a.b.c\",\"client_id\":\"id\",\"expires_in\":\"90\",\
-             \"expires_on\":\"2000\",\"ext_expires_in\":\"90\",\"not_before\":\"10\",\
-             \"resource\":\"https://r/\\\"x\",\"token_type\":\"Bearer\"}"
-        );
+    fn each_dialect_takes_its_own_versions() {
+        let takes = |dialect, version: &str| {
+            parse(dialect, format!("api-version={version}&resource=r").as_bytes(), b"").is_ok()
+        };
+        assert!(takes(Dialect::AppService, "2019-08-01") && takes(Dialect::AppService, "2025-03-30"));
+        assert!(!takes(Dialect::AppService, "2017-09-01"));
+        assert!(takes(Dialect::AppService2017, "2017-09-01"));
+        assert!(!takes(Dialect::AppService2017, "2019-08-01"));
+        assert!(takes(Dialect::Arc, "2020-06-01") && takes(Dialect::Arc, "2019-11-01"));
+        assert!(takes(Dialect::ServiceFabric, "2019-07-01-preview"));
+        assert!(takes(Dialect::ServiceFabric, "2020-05-01"));
+        assert!(!takes(Dialect::Imds, "2019-07-01-preview"));
     }
 
     #[test]
-    fn a_token_without_client_id_has_none_in_its_body() {
-        let resource = Resource::from_decoded(b"r").unwrap();
-        let body = render(&resource, &token(None))
-            .with(&Digits::new(1))
-            .concat();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(body.get("client_id"), None);
-        assert_eq!(body["access_token"], "a.b.c");
+    fn forms_and_queries_are_read_together() {
+        let both = parse(Dialect::CloudShell, b"xms_cc=cp1", b"resource=r&client_id=c").unwrap();
+        assert_eq!(both.capabilities, ["cp1".into()]);
+        assert_eq!(both.identity, Identity::ClientId("c".into()));
+        let twice = parse(Dialect::CloudShell, b"resource=r", b"resource=r");
+        assert_eq!(twice, Err(BadRequest::BadQuery(InvalidQuery::Duplicate)));
+        assert!(parse(Dialect::VmExtension, b"resource=r", b"").is_ok());
+        assert_eq!(parse(Dialect::Imds, b"", b"resource=r"), Err(BadRequest::NoApiVersion));
+    }
+
+    #[test]
+    fn forced_refreshes_are_parsed_and_leave_the_key_alone() {
+        let plain = parsed("api-version=2018-02-01&resource=r").unwrap();
+        let hex = "00ff".repeat(16);
+        let hashed =
+            parsed(&format!("api-version=2018-02-01&resource=r&token_sha256_to_refresh={hex}"));
+        let hashed = hashed.unwrap();
+        assert!(matches!(hashed.force, Some(Force::IfHash(h)) if h[..2] == [0, 0xff]));
+        let bypass = parsed("api-version=2018-02-01&resource=r&bypass_cache=true").unwrap();
+        assert_eq!(bypass.force, Some(Force::Always));
+        assert_eq!(plain.clone().into_key("u"), hashed.into_key("u"));
+        assert_eq!(plain.into_key("u"), bypass.into_key("u"));
+        for bad in ["token_sha256_to_refresh=abc", "token_sha256_to_refresh=", "bypass_cache=yes"] {
+            let query = format!("api-version=2018-02-01&resource=r&{bad}");
+            assert_eq!(parsed(&query), Err(BadRequest::BadForce), "{bad}");
+        }
     }
 
     proptest! {
@@ -382,8 +353,13 @@ mod tests {
         }
 
         #[test]
-        fn parsing_never_panics(query in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&query);
+        fn parsing_never_panics(
+            query in prop::collection::vec(any::<u8>(), 0..200),
+            form in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            for dialect in Dialect::ALL {
+                let _ = parse(dialect, &query, &form);
+            }
         }
     }
 }
