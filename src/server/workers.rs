@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use super::connection::{self, Context};
 use super::handler::{Gate, Live, Worker};
@@ -132,6 +133,7 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::
         open: Cell::new(0),
         max,
     });
+    let mut accepting = JoinSet::new();
     for (gate, socket) in doors {
         let context = Context {
             worker: Rc::clone(&worker),
@@ -139,7 +141,7 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::
             clock: parts.clock.clone(),
             draining: drain.clone(),
         };
-        tokio::task::spawn_local(accept(socket, context, Rc::clone(&room)));
+        accepting.spawn_local(accept(socket, context, Rc::clone(&room)));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut drain = drain;
@@ -150,7 +152,7 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::
         }
     }
     // Sockets close with their accept loops; what is left are connections.
-    tokio::time::sleep(LAST_CALL).await;
+    while accepting.join_next().await.is_some() {}
     while room.open.get() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -189,67 +191,98 @@ impl Drop for Seat {
 }
 
 async fn accept(socket: Open, context: Context, room: Rc<Room>) {
-    let mut drain = context.draining.clone();
-    let accepting = async {
-        match socket {
-            Open::Tcp(socket) => match TcpListener::from_std(socket) {
-                Ok(socket) => accept_tcp(&socket, &context, &room).await,
-                Err(error) => tracing::error!(%error, "listener lost"),
-            },
-            Open::Unix(socket) => match UnixListener::from_std(socket) {
-                Ok(socket) => accept_unix(&socket, &context, &room).await,
-                Err(error) => tracing::error!(%error, "listener lost"),
-            },
-        }
+    let accepted = match socket {
+        Open::Tcp(socket) => accept_tcp(socket, &context, &room).await,
+        Open::Unix(socket) => accept_unix(socket, &context, &room).await,
     };
-    // Closing a socket resets whoever waits in its queue, so it stays open a little longer.
-    let last_call = async {
-        let _ = drain.wait_for(|on| *on).await;
-        tokio::time::sleep(LAST_CALL).await;
+    if let Err(error) = accepted {
+        tracing::error!(%error, "listener lost");
+    }
+}
+
+/// Over once the last call is.
+async fn last_call(context: &Context) {
+    let mut drain = context.draining.clone();
+    let _ = drain.wait_for(|on| *on).await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
+async fn accept_tcp(
+    socket: std::net::TcpListener,
+    context: &Context,
+    room: &Rc<Room>,
+) -> io::Result<()> {
+    let take = |stream: TcpStream, peer: SocketAddr| {
+        // Answers are one small write: waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        serve(stream, Caller::Tcp(peer.ip()), context, room);
+    };
+    let socket = TcpListener::from_std(socket)?;
+    let accepting = async {
+        let mut trouble = false;
+        loop {
+            room.wait().await;
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    trouble = false;
+                    take(stream, peer);
+                }
+                Err(error) => pause(&error, &mut trouble).await,
+            }
+        }
     };
     tokio::select! {
         () = accepting => {}
-        () = last_call => {}
+        () = last_call(context) => {}
     }
+    // Closing a socket resets whoever waits in its queue, so that is emptied first.
+    let socket = socket.into_std()?;
+    while let Ok((stream, peer)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        take(TcpStream::from_std(stream)?, peer);
+    }
+    Ok(())
 }
 
-async fn accept_tcp(socket: &TcpListener, context: &Context, room: &Rc<Room>) {
-    let mut trouble = false;
-    loop {
-        room.wait().await;
-        match socket.accept().await {
-            Ok((stream, peer)) => {
-                trouble = false;
-                // Answers are one small write: waiting for more would only delay them.
-                let _ = stream.set_nodelay(true);
-                serve(stream, Caller::Tcp(peer.ip()), context, room);
-            }
-            Err(error) => pause(&error, &mut trouble).await,
+async fn accept_unix(
+    socket: std::os::unix::net::UnixListener,
+    context: &Context,
+    room: &Rc<Room>,
+) -> io::Result<()> {
+    let take = |stream: UnixStream| match stream.peer_cred() {
+        Ok(peer) => {
+            let caller = Caller::Unix {
+                uid: peer.uid(),
+                gid: peer.gid(),
+            };
+            serve(stream, caller, context, room);
         }
-    }
-}
-
-async fn accept_unix(socket: &UnixListener, context: &Context, room: &Rc<Room>) {
-    let mut trouble = false;
-    loop {
-        room.wait().await;
-        match socket.accept().await {
-            Ok((stream, _)) => {
-                trouble = false;
-                match stream.peer_cred() {
-                    Ok(peer) => {
-                        let caller = Caller::Unix {
-                            uid: peer.uid(),
-                            gid: peer.gid(),
-                        };
-                        serve(stream, caller, context, room);
-                    }
-                    Err(error) => tracing::debug!(%error, "caller without credentials"),
+        Err(error) => tracing::debug!(%error, "caller without credentials"),
+    };
+    let socket = UnixListener::from_std(socket)?;
+    let accepting = async {
+        let mut trouble = false;
+        loop {
+            room.wait().await;
+            match socket.accept().await {
+                Ok((stream, _)) => {
+                    trouble = false;
+                    take(stream);
                 }
+                Err(error) => pause(&error, &mut trouble).await,
             }
-            Err(error) => pause(&error, &mut trouble).await,
         }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = last_call(context) => {}
     }
+    let socket = socket.into_std()?;
+    while let Ok((stream, _)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        take(UnixStream::from_std(stream)?);
+    }
+    Ok(())
 }
 
 fn serve<I>(stream: I, caller: Caller, context: &Context, room: &Rc<Room>)
