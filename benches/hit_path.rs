@@ -87,7 +87,7 @@ fn bench(c: &mut Criterion) {
         max_per_second: 100_000,
         seed: 1,
     };
-    let writer = Writer::new(limits, Arc::clone(&cache), store, metrics.clone());
+    let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let driver =
         Driver::start(writer, Instant(clock.clone()), clock.clone(), vec![]).expect("a thread");
     let live = Arc::new(Live {

@@ -34,6 +34,7 @@ fn render(status: &KeyStatus, now: UnixMs) -> serde_json::Value {
         "next_call_in_s": until(status.next_call_at),
         "runway_s": until(status.serve_until).unwrap_or(0),
         "last": status.last.map(|last| match last {
+            LastResult::None => "none yet",
             LastResult::Restored => "restored",
             LastResult::Renewed => "renewed",
             LastResult::Unchanged => "unchanged",

@@ -8,6 +8,6 @@ mod hardening;
 mod lifecycle;
 mod wiring;
 
-pub use hardening::harden;
+pub use hardening::{harden, max_connections};
 pub use lifecycle::{Ended, until_signal};
 pub use wiring::{App, StartError};

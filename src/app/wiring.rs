@@ -95,10 +95,16 @@ impl App {
             seed: fastrand::u64(..),
         };
         let restored_keys = restored.len();
-        let writer = Writer::new(limits, Arc::clone(&cache), store.clone(), metrics.clone());
+        let name = format!("{} {upstream}", settings.upstream.kind.as_str());
+        let writer = Writer::new(
+            limits,
+            &name,
+            Arc::clone(&cache),
+            store.clone(),
+            metrics.clone(),
+        );
         let driver = Driver::start(writer, source, clock.clone(), restored)?;
 
-        let name = format!("{} {upstream}", settings.upstream.kind.as_str());
         let live = Live {
             policy: Policy::default(),
             upstream: name.into(),
@@ -109,6 +115,7 @@ impl App {
             refresh: driver.handle(),
             metrics: metrics.clone(),
             clock: clock.clone(),
+            max_connections: super::max_connections(),
         };
         let running = Running::start(Doors::open(bound, workers)?, &parts)?;
         let refresh = driver.handle();

@@ -42,8 +42,19 @@ pub enum Trespass {
     Body,
 }
 
-/// The names by which callers may address us; ports are not looked at.
+/// The names by which callers may address us, beside the loopback addresses; ports are not looked
+/// at.
 const HOSTS: [&[u8]; 4] = [b"169.254.169.254", b"127.0.0.1", b"localhost", b"[::1]"];
+
+fn is_our_name(name: &[u8]) -> bool {
+    let loopback = || {
+        let text = std::str::from_utf8(name).ok()?;
+        text.parse::<std::net::Ipv4Addr>()
+            .ok()
+            .map(|address| address.is_loopback())
+    };
+    HOSTS.iter().any(|known| name.eq_ignore_ascii_case(known)) || loopback().unwrap_or(false)
+}
 
 impl<'a> Facts<'a> {
     /// Reads the headers once. Names are matched without regard to case or order.
@@ -106,7 +117,7 @@ impl<'a> Facts<'a> {
             return Err(Trespass::BadHost);
         };
         let name = host_name(host).ok_or(Trespass::BadHost)?;
-        if !HOSTS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+        if !is_our_name(name) {
             return Err(Trespass::ForeignHost);
         }
         if self.switches {
@@ -147,6 +158,7 @@ mod tests {
         for host in [
             "169.254.169.254",
             "127.0.0.1:16925",
+            "127.8.0.1:1",
             "LocalHost:1",
             "[::1]",
             "[::1]:80",

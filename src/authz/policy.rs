@@ -13,12 +13,19 @@ pub struct Policy {}
 pub struct Denial;
 
 impl Policy {
+    /// Whether the caller may have anything at all. Asked for every request: what a worker
+    /// remembers of a target was permitted to whoever sent it first.
+    #[must_use]
+    pub fn knows(&self, caller: &Caller) -> bool {
+        caller.is_local()
+    }
+
     /// Judges one caller and one key.
     ///
     /// # Errors
     /// The caller is not on this machine.
     pub fn permit(&self, caller: &Caller, key: TokenKey) -> Result<Permit, Denial> {
-        if caller.is_local() {
+        if self.knows(caller) {
             Ok(Permit::new(key))
         } else {
             Err(Denial)

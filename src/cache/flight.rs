@@ -54,6 +54,12 @@ impl Flight {
         })
     }
 
+    /// Whether anybody has a place.
+    pub(super) fn is_awaited(&self) -> bool {
+        let state = lock(&self.0);
+        state.seats.len() > state.free.len()
+    }
+
     /// Ends the flight and wakes everybody. Only the first landing counts.
     pub(super) fn land(&self, landing: Landing) {
         let seats = {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Entry;
 use super::flight::{Flight, Landing, Waiter};
-use crate::clock::UnixMs;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::token::TokenKey;
 use crate::upstream::FetchError;
@@ -182,11 +181,15 @@ impl Slot {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// Whether an entry could be served at `now`.
+    /// Whether a call for it would be for nobody: no entry to renew, and all callers have left.
     #[must_use]
-    pub fn is_serving(&self, now: UnixMs) -> bool {
-        self.entry()
-            .is_some_and(|entry| !super::is_expired(now, entry.serve_until))
+    pub fn is_abandoned(&self) -> bool {
+        let state = lock(&self.state);
+        state.entry.is_none()
+            && state
+                .flight
+                .as_ref()
+                .is_some_and(|flight| !flight.is_awaited())
     }
 }
 
@@ -195,6 +198,18 @@ impl Slot {
     /// Holds the slot's lock, to show what does not take it.
     pub(super) fn hold(&self) -> impl Sized + '_ {
         lock(&self.state)
+    }
+}
+
+impl Leader {
+    /// Whether its flight has landed without it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let state = lock(&self.slot.state);
+        !state
+            .flight
+            .as_ref()
+            .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight))
     }
 }
 
@@ -222,6 +237,7 @@ mod tests {
 
     use super::*;
     use crate::cache::EchoKey;
+    use crate::clock::UnixMs;
     use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret};
     use crate::upstream::Class;
 

@@ -29,7 +29,7 @@ pub struct View {
 }
 
 /// One request target on one listener, fully parsed and permitted once.
-pub struct Seen {
+struct Seen {
     listener: u32,
     target: Box<[u8]>,
     dialect: Dialect,
@@ -41,7 +41,7 @@ pub struct Seen {
     last_used: UnixMs,
 }
 
-/// Where a [`Seen`] is kept; good until the next tick.
+/// Where a target is kept; good until the next tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Place(usize);
 
@@ -149,7 +149,8 @@ impl View {
             Some(entry) if super::is_expired(now, entry.serve_until) => false,
             Some(entry) if entry.echo == seen.echo => true,
             Some(entry) => {
-                // Somebody else's token. It stays here, and the slot that held it ends.
+                // Somebody else's token. It stays here, and the slot that held it ends: the one
+                // thing that a reader repairs, because it cannot wait.
                 self.metrics.echo_mismatch();
                 tracing::error!(generation = entry.generation, "entry withheld: wrong key");
                 self.cache.retire(&seen.slot);

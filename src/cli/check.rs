@@ -6,6 +6,5 @@ use super::Failure;
 use crate::config::{self, Environment};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
-    print!("{}", config::explain(file, &Environment::of_process())?);
-    Ok(())
+    super::say(&config::explain(file, &Environment::of_process())?.to_string())
 }

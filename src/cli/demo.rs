@@ -46,19 +46,20 @@ pub(super) fn run() -> Result<(), Failure> {
         })
     })?;
     let app = App::start(&settings)?;
-    println!(
+    super::say(&format!(
         "Foretoken serves tokens of an emulator; they open nothing. Ctrl-C ends it.\n\n  \
          curl -s -H Metadata:true \"http://127.0.0.1:16925/metadata/identity/oauth2/token?\
          api-version=2018-02-01&resource=https://vault.azure.net\"\n\n\
          For an Azure SDK:\n\n  \
          export AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:16925\n\n\
-         Then: foretoken status · http://{}/metrics\n",
+         Then: foretoken status · http://{}/metrics\n\n",
         app.admin_address()
-    );
+    ))?;
     let mut news = News::default();
     let ended = app::until_signal(app, async |app| {
         if let Some(line) = news.tell(app, &emulator).await {
-            println!("{line}");
+            // The demo goes on when nobody reads its news any more.
+            let _ = super::say(&format!("{line}\n"));
         }
     });
     emulator.stop();

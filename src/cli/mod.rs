@@ -73,6 +73,15 @@ impl Failure {
     }
 }
 
+/// Writes to standard output. Whoever reads it may close it early, as `head` does.
+fn say(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done.map_err(anyhow::Error::from)?),
+    }
+}
+
 /// Runs the command line and returns the process's exit code; errors are one message on standard
 /// error.
 #[must_use]

@@ -25,8 +25,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     if answer.status != 200 {
         return Err(anyhow::anyhow!("status {}: {}", answer.status, answer.body.trim()).into());
     }
-    print!("{}", render(&answer.body)?);
-    Ok(())
+    super::say(&render(&answer.body)?)
 }
 
 fn render(body: &str) -> Result<String> {
@@ -55,13 +54,23 @@ fn render(body: &str) -> Result<String> {
 fn row(key: &Value) -> [String; 7] {
     [
         text(&key["identity"]),
-        text(&key["resource"]),
+        question(key),
         span(&key["expires_in_s"]),
         span(&key["next_call_in_s"]),
         text(&key["last"]),
         key["hits"].as_u64().unwrap_or(0).to_string(),
         span(&key["runway_s"]),
     ]
+}
+
+/// The resource, and whatever else makes this key another than its neighbour.
+fn question(key: &Value) -> String {
+    let mut all = vec![text(&key["resource"])];
+    let capabilities = key["capabilities"].as_array().into_iter().flatten();
+    all.extend(capabilities.map(|name| format!("xms_cc={}", text(name))));
+    let extras = key["extra_parameters"].as_array().into_iter().flatten();
+    all.extend(extras.map(|pair| format!("{}={}", text(&pair[0]), text(&pair[1]))));
+    all.join(" ")
 }
 
 fn text(value: &Value) -> String {

@@ -43,11 +43,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return Err(anyhow::anyhow!("status {}: {}", answer.status, answer.body.trim()).into());
     }
     if args.claims {
-        println!("{:#}", claims_of(&answer.body)?);
+        super::say(&format!("{:#}\n", claims_of(&answer.body)?))
     } else {
-        println!("{}", answer.body);
+        super::say(&format!("{}\n", answer.body))
     }
-    Ok(())
 }
 
 fn target(args: &Args) -> String {

@@ -80,8 +80,11 @@ impl Clock {
         match &self.0 {
             Source::Cranked(cell) => UnixMs(cell.load(Ordering::Acquire)),
             Source::System(anchor) => {
+                // The wall clock first: time that passes between the two reads then makes the
+                // offset too small, which is not believed, instead of too large for good.
+                let wall = read(ClockId::Realtime);
                 let boot = read(ClockId::Boottime);
-                let offset = read(ClockId::Realtime).saturating_sub(boot);
+                let offset = wall.saturating_sub(boot);
                 // Reading the anchor is the usual case; it is written only after a forward step,
                 // so workers share the cache line without passing it around.
                 let held = anchor.load(Ordering::Relaxed);

@@ -49,6 +49,12 @@ impl Budget {
         free
     }
 
+    /// The call taken out last was not made after all.
+    pub fn cancel(&mut self) {
+        self.in_flight -= 1;
+        self.started.pop_back();
+    }
+
     /// A call has ended, however it did.
     pub fn end(&mut self) {
         self.in_flight -= 1;

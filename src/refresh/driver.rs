@@ -21,14 +21,14 @@ const MAX_SLEEP_MS: u64 = 1000;
 
 type Answer = (Id, Result<AccessToken, FetchError>);
 
+/// Picks keys.
+pub type Which = Box<dyn Fn(&TokenKey) -> bool + Send>;
+
 enum Message {
     Demanded(Arc<Slot>, Leader),
     Used(Vec<(KeyId, UnixMs)>),
     Status(oneshot::Sender<Vec<KeyStatus>>),
-    Purge(
-        Box<dyn Fn(&TokenKey) -> bool + Send>,
-        oneshot::Sender<(usize, PurgeTicket)>,
-    ),
+    Purge(Option<Which>, oneshot::Sender<(usize, PurgeTicket)>),
     Stop,
 }
 
@@ -66,17 +66,15 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
-    /// Purges the keys that `which` picks; says how many, with the ticket to wait for.
+    /// Purges the keys that `which` picks, or everything; says how many were held, with the ticket
+    /// to wait for.
     ///
     /// # Errors
     /// The refresh thread has ended.
-    pub async fn purge(
-        &self,
-        which: impl Fn(&TokenKey) -> bool + Send + 'static,
-    ) -> Result<(usize, PurgeTicket), Stopped> {
+    pub async fn purge(&self, which: Option<Which>) -> Result<(usize, PurgeTicket), Stopped> {
         let (reply, answer) = oneshot::channel();
         self.0
-            .send(Message::Purge(Box::new(which), reply))
+            .send(Message::Purge(which, reply))
             .map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
@@ -146,6 +144,7 @@ async fn run<S: TokenSource>(
     let mut calls: JoinSet<Result<AccessToken, FetchError>> = JoinSet::new();
     let mut names: HashMap<Id, KeyId> = HashMap::new();
     loop {
+        writer.count_keys();
         for job in work.jobs.drain(..) {
             let task = calls.spawn(source.fetch(&job.key));
             names.insert(task.id(), job.id);
@@ -163,7 +162,7 @@ async fn run<S: TokenSource>(
                     writer.woken(clock.now())
                 }
                 Some(Message::Purge(which, reply)) => {
-                    let (count, ticket, work) = writer.purge(clock.now(), which);
+                    let (count, ticket, work) = writer.purge(clock.now(), which.as_deref());
                     let _ = reply.send((count, ticket));
                     work
                 }

@@ -37,6 +37,8 @@ pub enum Event {
     Fetched(KeyId, Lifetime, bool),
     /// A call brought none.
     Failed(KeyId, FetchError),
+    /// Nobody waits any more for the key that was just to be fetched: no call was made.
+    Abandoned(KeyId),
     /// The key was purged: forget it, and what its call may still bring.
     Purged(KeyId),
     /// Nothing but time has passed.
@@ -52,6 +54,16 @@ pub enum Action {
     Retire(KeyId),
 }
 
+impl Action {
+    /// The key it is about.
+    #[must_use]
+    pub fn id(&self) -> &KeyId {
+        match self {
+            Self::Fetch(id) | Self::Retire(id) => id,
+        }
+    }
+}
+
 /// The machine's answer to an event.
 #[derive(Debug, Default)]
 pub struct Step {
@@ -64,7 +76,9 @@ pub struct Step {
 /// How the last call for a key ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastResult {
-    /// No call yet in this process.
+    /// No call has ended yet.
+    None,
+    /// The token is of an earlier start; no call has ended since.
     Restored,
     /// A new token.
     Renewed,
@@ -79,11 +93,21 @@ pub enum LastResult {
 enum Rank {
     /// Little is left; callers notice if it is missed.
     Urgent,
-    /// Callers wait now.
+    /// Callers wait now, or little is left and the last try failed; by the time of the queue.
     Demand,
     /// Renewal ahead of time.
     Ahead,
+    /// Callers wait for a key that never had a token. Last, so that a flood of keys that nobody
+    /// asked for before does not hold up those in use; but see [`NEW_KEYS_SHARE`].
+    New,
 }
+
+/// While anything else is waiting, every so manieth call is for a new key.
+const NEW_KEYS_SHARE: u64 = 3;
+
+/// How much longer than a caller an urgent retry has to have waited to go before it: half of what
+/// a caller waits at most.
+const RETRY_HANDICAP_MS: u64 = 10_000;
 
 type Ticket = (Rank, u64, KeyId);
 
@@ -113,7 +137,8 @@ pub struct Worker {
     keys: HashMap<KeyId, Key>,
     timers: BTreeSet<(UnixMs, KeyId)>,
     queue: BTreeSet<Ticket>,
-    arrivals: u64,
+    /// Calls started so far.
+    calls: u64,
     budget: Budget,
     random: fastrand::Rng,
 }
@@ -126,7 +151,7 @@ impl Worker {
             keys: HashMap::new(),
             timers: BTreeSet::new(),
             queue: BTreeSet::new(),
-            arrivals: 0,
+            calls: 0,
             budget: Budget::new(settings.max_in_flight, settings.max_per_second),
             random: fastrand::Rng::with_seed(settings.seed),
         }
@@ -141,6 +166,7 @@ impl Worker {
             Event::Used(id, at) => self.used(now, id, at),
             Event::Fetched(id, lifetime, same) => self.fetched(now, id, lifetime, same),
             Event::Failed(id, error) => self.failed(now, id, &error, &mut actions),
+            Event::Abandoned(id) => self.abandoned(id),
             Event::Purged(id) => self.purged(id),
             Event::Woken => {}
         }
@@ -169,6 +195,7 @@ impl Worker {
         let due = schedule::due_at(&lifetime, self.random.f64());
         let mut key = Key::new(last_used);
         key.lifetime = Some(lifetime);
+        key.last = LastResult::Restored;
         self.keys.insert(id, key);
         self.set_timer(id, Some(due));
     }
@@ -177,11 +204,16 @@ impl Worker {
         let key = self.keys.entry(id).or_insert_with(|| Key::new(now));
         key.last_used = now;
         key.idle = false;
+        let rank = if key.lifetime.is_some() {
+            Rank::Demand
+        } else {
+            Rank::New
+        };
         match key.phase {
-            Phase::Resting => self.enqueue(id, Rank::Demand, self.arrivals),
-            Phase::Queued(ticket) if ticket.0 > Rank::Demand => {
+            Phase::Resting => self.enqueue(id, rank, now.0),
+            Phase::Queued(ticket) if ticket.0 > rank => {
                 self.queue.remove(&ticket);
-                self.enqueue(id, Rank::Demand, self.arrivals);
+                self.enqueue(id, rank, now.0);
             }
             _ => {}
         }
@@ -248,6 +280,12 @@ impl Worker {
         self.set_timer(id, Some(due));
     }
 
+    fn abandoned(&mut self, id: KeyId) {
+        self.budget.cancel();
+        self.set_timer(id, None);
+        self.keys.remove(&id);
+    }
+
     fn purged(&mut self, id: KeyId) {
         self.set_timer(id, None);
         let Some(key) = self.keys.get_mut(&id) else {
@@ -302,18 +340,27 @@ impl Worker {
                     self.set_timer(id, Some(lifetime.expires_at()));
                 }
             } else {
-                // A retry is never urgent: in an outage all keys come to that, and together they
-                // would keep callers from the front of the queue.
-                let urgent = key.pause_ms == 0 && schedule::is_urgent(now, &lifetime);
-                let rank = if urgent { Rank::Urgent } else { Rank::Ahead };
-                self.enqueue(id, rank, lifetime.expires_at().0);
+                // An urgent retry stands in line with the callers: in an outage all keys come to
+                // that, and before the callers they would together keep these waiting.
+                let retry = key.pause_ms > 0;
+                let (rank, order) = match schedule::is_urgent(now, &lifetime) {
+                    true if retry => (Rank::Demand, now.plus(RETRY_HANDICAP_MS).0),
+                    true => (Rank::Urgent, lifetime.expires_at().0),
+                    false => (Rank::Ahead, lifetime.expires_at().0),
+                };
+                self.enqueue(id, rank, order);
             }
         }
     }
 
     fn start_calls(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
-        while !self.queue.is_empty() && self.budget.start(now) {
-            let (_, _, id) = self.queue.pop_first().expect("the queue is not empty");
+        while let Some(ticket) = self.next_in_line() {
+            if !self.budget.start(now) {
+                break;
+            }
+            self.queue.remove(&ticket);
+            self.calls += 1;
+            let id = ticket.2;
             self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
                 key.phase = Phase::Flying;
@@ -322,8 +369,13 @@ impl Worker {
         }
     }
 
+    fn next_in_line(&self) -> Option<Ticket> {
+        let new = self.queue.range((Rank::New, 0, 0)..).next();
+        let new = new.filter(|_| self.calls.is_multiple_of(NEW_KEYS_SHARE));
+        new.or_else(|| self.queue.first()).copied()
+    }
+
     fn enqueue(&mut self, id: KeyId, rank: Rank, order: u64) {
-        self.arrivals += 1;
         let ticket = (rank, order, id);
         if let Some(key) = self.keys.get_mut(&id) {
             key.phase = Phase::Queued(ticket);
@@ -363,7 +415,7 @@ impl Key {
             last_used,
             pause_ms: 0,
             idle: false,
-            last: LastResult::Restored,
+            last: LastResult::None,
         }
     }
 }

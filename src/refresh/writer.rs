@@ -3,7 +3,7 @@
 //! Everything here happens on one thread, at a time that is passed in, and without waiting: the
 //! driver runs it on the refresh thread, simulations run it on virtual time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::worker::{Action, Event, LastResult, Settings, Step, Worker};
@@ -55,6 +55,10 @@ pub struct Writer {
     cache: Arc<Cache>,
     store: Store,
     metrics: Metrics,
+    /// The upstream's name in keys.
+    upstream: Box<str>,
+    /// Stored keys of other upstreams: not served, but purged with the rest.
+    elsewhere: Vec<TokenKey>,
     keys: HashMap<KeyId, Held>,
 }
 
@@ -70,22 +74,34 @@ struct Held {
     /// Kept until the flight has landed; dropping it lands the flight as lost.
     leader: Option<Leader>,
     last_used: UnixMs,
+    /// The class of the last call's failure, if it failed: logged when it changes.
+    failing: Option<Class>,
 }
 
 impl Writer {
-    /// A writer for this cache and store.
+    /// A writer for this cache and store. `upstream` is the live upstream's name in keys.
     #[must_use]
-    pub fn new(settings: Settings, cache: Arc<Cache>, store: Store, metrics: Metrics) -> Self {
+    pub fn new(
+        settings: Settings,
+        upstream: &str,
+        cache: Arc<Cache>,
+        store: Store,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             worker: Worker::new(settings),
             cache,
             store,
             metrics,
+            upstream: upstream.into(),
+            elsewhere: Vec::new(),
             keys: HashMap::new(),
         }
     }
 
-    /// Puts tokens of an earlier start into the cache. Those that are over are left out.
+    /// Puts tokens of an earlier start into the cache. Those that are over are left out, and so are
+    /// those of another upstream: to ask ours for them would mix the two up. They stay on disk for
+    /// a start with that upstream.
     pub fn restore(&mut self, now: UnixMs, restored: Vec<Restored>) -> Work {
         for Restored {
             key,
@@ -100,19 +116,16 @@ impl Writer {
                 self.store.remove(&key);
                 continue;
             }
+            if key.upstream != self.upstream {
+                self.elsewhere.push(key);
+                continue;
+            }
             let Ok(slot) = self.cache.add(&key) else {
                 break;
             };
             slot.publish(self.cache.entry(&key, token));
             let id = slot.id();
-            self.keys.insert(
-                id,
-                Held {
-                    slot,
-                    leader: None,
-                    last_used,
-                },
-            );
+            self.keys.insert(id, Held::new(slot, last_used));
             // Nothing is started here: the first wake-up sees every restored key at once.
             let step = self
                 .worker
@@ -124,20 +137,16 @@ impl Writer {
 
     /// Callers wait on a flight that one of them started.
     pub fn demanded(&mut self, now: UnixMs, slot: Arc<Slot>, leader: Leader) -> Work {
-        if slot.is_gone() {
-            // Purged before the demand got here: the callers have been sent back to the index.
+        if slot.is_gone() || leader.is_over() {
+            // Purged, or answered by a renewal, before the demand got here.
             return self.woken(now);
         }
         let id = slot.id();
-        let held = self.keys.entry(id).or_insert(Held {
-            slot,
-            leader: None,
-            last_used: now,
-        });
+        let held = self.keys.entry(id).or_insert_with(|| Held::new(slot, now));
         held.last_used = now;
         held.leader = Some(leader);
         let step = self.worker.step(now, Event::Demanded(id));
-        self.perform(step)
+        self.perform(now, step)
     }
 
     /// Keys that were hit, and when last.
@@ -148,7 +157,7 @@ impl Writer {
                 held.last_used = held.last_used.max(at);
             }
             let step = self.worker.step(now, Event::Used(id, at));
-            work.add(self.perform(step));
+            work.add(self.perform(now, step));
         }
         work
     }
@@ -186,35 +195,57 @@ impl Writer {
         };
         if let Some(held) = self.keys.get_mut(&id) {
             held.leader = None;
+            if !matches!(event, Event::Failed(..)) && held.failing.take().is_some() {
+                let key = held.slot.key();
+                let (identity, resource) = (&key.identity, &key.resource);
+                tracing::info!(%identity, %resource, "upstream calls succeed again");
+            }
         }
         let step = self.worker.step(now, event);
-        self.perform(step)
+        self.perform(now, step)
     }
 
     /// Time has passed.
     pub fn woken(&mut self, now: UnixMs) -> Work {
         let step = self.worker.step(now, Event::Woken);
-        self.perform(step)
+        self.perform(now, step)
     }
 
-    /// Ends the keys that `which` picks, in memory and on disk. The ticket is over once no worker
-    /// holds their tokens.
+    /// Ends the keys that `which` picks, in memory and on disk; without `which`, everything. The
+    /// ticket is over once no worker holds their tokens; [`Store::settle`] says when the disk
+    /// does not either.
     pub fn purge(
         &mut self,
         now: UnixMs,
-        which: impl Fn(&TokenKey) -> bool,
+        which: Option<&(dyn Fn(&TokenKey) -> bool + Send)>,
     ) -> (usize, PurgeTicket, Work) {
-        let (ids, ticket) = self.cache.purge(|slot| which(slot.key()));
+        let (ids, ticket) = self
+            .cache
+            .purge(|slot| which.is_none_or(|which| which(slot.key())));
+        match which {
+            None => self.store.remove_all(),
+            Some(which) => {
+                let elsewhere = self.elsewhere.extract_if(.., |key| which(key));
+                elsewhere.for_each(|key| self.store.remove(&key));
+                self.store.remove_unclaimed();
+            }
+        }
         let mut work = Work::default();
         for id in &ids {
             if let Some(held) = self.keys.remove(id) {
                 self.store.remove(held.slot.key());
             }
             let step = self.worker.step(now, Event::Purged(*id));
-            work.add(self.perform(step));
+            work.add(self.perform(now, step));
         }
         work.add(self.woken(now));
         (ids.len(), ticket, work)
+    }
+
+    /// Publishes how many keys there are; counting them locks the index for a moment, so that this
+    /// is done once for each turn of the driver.
+    pub fn count_keys(&self) {
+        self.metrics.keys(self.cache.len());
     }
 
     /// Every key, for operators; in the order of their keys.
@@ -254,8 +285,8 @@ impl Writer {
 
     /// Puts a token into its slot and the store. If the key was purged during the call, what it
     /// brought is thrown away.
-    fn publish(&self, id: KeyId, token: AccessToken) {
-        let Some(held) = self.keys.get(&id) else {
+    fn publish(&mut self, id: KeyId, token: AccessToken) {
+        let Some(held) = self.keys.get_mut(&id) else {
             return;
         };
         let (key, token) = (held.slot.key(), Arc::new(token));
@@ -266,25 +297,53 @@ impl Writer {
         }
     }
 
-    fn fail(&self, id: KeyId, error: &FetchError) {
-        let (class, status) = (error.class.as_str(), error.status);
-        tracing::warn!(class, status, key = id, "upstream call failed");
-        if let Some(held) = self.keys.get(&id) {
-            held.slot.fail(&Arc::new(error.clone()));
+    fn fail(&mut self, id: KeyId, error: &FetchError) {
+        let Some(held) = self.keys.get_mut(&id) else {
+            return;
+        };
+        // Once for each kind of trouble and key: an outage of hours has thousands of calls.
+        if held.failing.replace(error.class) != Some(error.class) {
+            let key = held.slot.key();
+            tracing::warn!(
+                class = error.class.as_str(),
+                status = error.status,
+                identity = %key.identity,
+                resource = %key.resource,
+                "upstream calls fail"
+            );
         }
+        held.slot.fail(&Arc::new(error.clone()));
     }
 
-    fn perform(&mut self, step: Step) -> Work {
+    fn perform(&mut self, now: UnixMs, step: Step) -> Work {
         let mut work = Work {
             jobs: Vec::new(),
             wake_at: step.wake_at,
         };
-        for action in step.actions {
+        let mut actions = VecDeque::from(step.actions);
+        while let Some(action) = actions.pop_front() {
+            let Some(held) = self.keys.get_mut(action.id()) else {
+                continue;
+            };
             match action {
                 Action::Fetch(id) => {
-                    let Some(held) = self.keys.get_mut(&id) else {
-                        continue;
+                    let unwanted = if held.slot.is_gone() {
+                        // Ended by a worker that found a foreign entry in it.
+                        Some(Event::Purged(id))
+                    } else if held.slot.is_abandoned() {
+                        Some(Event::Abandoned(id))
+                    } else {
+                        None
                     };
+                    if let Some(event) = unwanted {
+                        if let Some(held) = self.keys.remove(&id) {
+                            self.cache.retire(&held.slot);
+                        }
+                        let step = self.worker.step(now, event);
+                        work.wake_at = step.wake_at;
+                        actions.extend(step.actions);
+                        continue;
+                    }
                     // A renewal flies for callers too, should the token end before it lands. If a
                     // caller has just started the flight, its leader is on the way to us.
                     if held.leader.is_none() {
@@ -296,16 +355,28 @@ impl Writer {
                     });
                 }
                 Action::Retire(id) => {
-                    if let Some(held) = self.keys.remove(&id) {
+                    // A slot that is gone has, or will have, a successor with records of its own.
+                    if !held.slot.is_gone() {
                         self.store.remove(held.slot.key());
-                        self.cache.retire(&held.slot);
                     }
+                    self.cache.retire(&held.slot);
+                    self.keys.remove(&id);
                 }
             }
         }
         self.metrics.upstream_in_flight(self.worker.in_flight());
-        self.metrics.keys(self.cache.len());
         work
+    }
+}
+
+impl Held {
+    fn new(slot: Arc<Slot>, last_used: UnixMs) -> Self {
+        Self {
+            slot,
+            leader: None,
+            last_used,
+            failing: None,
+        }
     }
 }
 

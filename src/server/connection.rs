@@ -44,16 +44,24 @@ pub(super) struct Context {
     pub draining: watch::Receiver<bool>,
 }
 
-/// Serves one connection until it closes, or until it is idle once the server drains.
-pub(super) async fn serve<I>(io: I, caller: Caller, mut context: Context)
+/// Serves one connection until it closes. Once the server drains, each answer ends its connection,
+/// and one that is still idle after the last call is closed.
+pub(super) async fn serve<I>(io: I, caller: Caller, context: Context, last_call: Duration)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let mut draining = context.draining.clone();
-    context.draining.mark_unchanged();
     let service = service_fn(|request| {
         let (caller, context) = (caller.clone(), context.clone());
-        async move { Ok::<_, Infallible>(answer(&request, &caller, &context).await) }
+        async move {
+            let mut response = answer(&request, &caller, &context).await;
+            if *context.draining.borrow() {
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -66,7 +74,10 @@ where
     // Errors here are the client's: it hung up, or sent what is not HTTP and was told so.
     tokio::select! {
         _ = connection.as_mut() => {}
-        _ = draining.wait_for(|on| *on) => {
+        () = async {
+            let _ = draining.wait_for(|on| *on).await;
+            tokio::time::sleep(last_call).await;
+        } => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::reject::Refusal;
 use crate::authz::guard::{Facts, Header};
-use crate::authz::{Caller, Policy};
+use crate::authz::{Caller, Denial, Policy};
 use crate::cache::{Cache, Found, Place, View, Waiter};
 use crate::clock::UnixMs;
 use crate::protocol::{Dialect, imds};
@@ -75,6 +75,9 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
     let facts = Facts::read(request.headers.iter().copied());
     if let Err(trespass) = facts.admit() {
         return worker.refuse(request, Refusal::Trespass(trespass));
+    }
+    if !worker.live.policy.knows(request.caller) {
+        return worker.refuse(request, Refusal::Denied(Denial));
     }
     if request.target.len() > MAX_TARGET_BYTES {
         return worker.refuse(request, Refusal::TargetTooLong);

@@ -164,7 +164,7 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
             .create(folder)?;
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() && UnixStream::connect(path).is_err() => {
+        Ok(found) if found.file_type().is_socket() && nobody_answers(path) => {
             fs::remove_file(path)?;
         }
         Ok(_) => return Err(ErrorKind::AddrInUse.into()),
@@ -174,6 +174,10 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn nobody_answers(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 fn local_address(sockets: &[Socket]) -> Option<SocketAddr> {

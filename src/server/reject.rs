@@ -124,7 +124,9 @@ impl Refusal {
             },
             Self::BadRequest(error) => invalid(&error.to_string()),
             Self::Denied(denial) => Rejection::new(403, "access_denied", &denial.to_string()),
-            Self::Full => unavailable("Foretoken holds as many token keys as it may"),
+            Self::Full => {
+                unavailable("There is no room for one more token key or one more waiting caller")
+            }
             Self::Upstream(error) => render_upstream(error),
             Self::TimedOut => unavailable("The upstream has not answered in time"),
             Self::Lost => unavailable("The request was interrupted"),

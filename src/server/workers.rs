@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use super::connection::{self, Context};
 use super::handler::{Gate, Live, Worker};
@@ -20,8 +21,11 @@ use crate::clock::Clock;
 use crate::refresh::Handle;
 use crate::telemetry::metrics::Metrics;
 
-/// Connections of one worker. Beyond it, new ones wait in the kernel's queue.
+/// Connections of one worker, if there are descriptors for them. Beyond it, new ones wait in the
+/// kernel's queue.
 const MAX_CONNECTIONS: usize = 20_000;
+/// How long a stopping server still takes connections that were on their way, and their requests.
+const LAST_CALL: Duration = Duration::from_millis(150);
 /// After an accept that failed for want of descriptors: the socket stays readable, so trying again
 /// at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -41,6 +45,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Time.
     pub clock: Clock,
+    /// Connections for which there are descriptors, all workers together.
+    pub max_connections: usize,
 }
 
 /// The running front.
@@ -79,6 +85,8 @@ impl Running {
     /// A thread or its runtime cannot be made.
     pub fn start(doors: Doors, parts: &Parts) -> io::Result<Self> {
         let (draining, drain) = watch::channel(false);
+        let workers = doors.0.len().max(1);
+        let max = (parts.max_connections / workers).clamp(1, MAX_CONNECTIONS);
         let threads = doors.0.into_iter().enumerate().map(|(number, doors)| {
             let (parts, drain) = (parts.clone(), drain.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -87,7 +95,7 @@ impl Running {
             std::thread::Builder::new()
                 .name(format!("serve-{number}"))
                 .spawn(move || {
-                    LocalSet::new().block_on(&runtime, run(doors, &parts, drain));
+                    LocalSet::new().block_on(&runtime, run(doors, &parts, max, drain));
                 })
         });
         Ok(Self {
@@ -114,14 +122,18 @@ impl Running {
     }
 }
 
-async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, drain: watch::Receiver<bool>) {
+async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::Receiver<bool>) {
     let worker = Rc::new(RefCell::new(Worker::new(
         Arc::clone(&parts.cache),
         Arc::clone(&parts.live),
         parts.refresh.clone(),
         parts.metrics.clone(),
     )));
-    let open = Rc::new(Cell::new(0));
+    let room = Rc::new(Room {
+        open: Cell::new(0),
+        max,
+    });
+    let mut accepting = JoinSet::new();
     for (gate, socket) in doors {
         let context = Context {
             worker: Rc::clone(&worker),
@@ -129,7 +141,7 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, drain: watch::Receiver<boo
             clock: parts.clock.clone(),
             draining: drain.clone(),
         };
-        tokio::task::spawn_local(accept(socket, context, Rc::clone(&open)));
+        accepting.spawn_local(accept(socket, context, Rc::clone(&room)));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut drain = drain;
@@ -140,94 +152,155 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, drain: watch::Receiver<boo
         }
     }
     // Sockets close with their accept loops; what is left are connections.
-    while open.get() > 0 {
+    while accepting.join_next().await.is_some() {}
+    while room.open.get() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     worker.borrow_mut().tick();
 }
 
-async fn accept(socket: Open, context: Context, open: Rc<Cell<usize>>) {
+/// The connections of a worker.
+struct Room {
+    open: Cell<usize>,
+    max: usize,
+}
+
+impl Room {
+    /// Waits until there is room for one more.
+    async fn wait(&self) {
+        while self.open.get() >= self.max {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// One open connection, given back also when its task panics.
+struct Seat(Rc<Room>);
+
+impl Seat {
+    fn take(room: &Rc<Room>) -> Self {
+        room.open.set(room.open.get() + 1);
+        Self(Rc::clone(room))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+async fn accept(socket: Open, context: Context, room: Rc<Room>) {
+    let accepted = match socket {
+        Open::Tcp(socket) => accept_tcp(socket, &context, &room).await,
+        Open::Unix(socket) => accept_unix(socket, &context, &room).await,
+    };
+    if let Err(error) = accepted {
+        tracing::error!(%error, "listener lost");
+    }
+}
+
+/// Over once the last call is.
+async fn last_call(context: &Context) {
     let mut drain = context.draining.clone();
+    let _ = drain.wait_for(|on| *on).await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
+async fn accept_tcp(
+    socket: std::net::TcpListener,
+    context: &Context,
+    room: &Rc<Room>,
+) -> io::Result<()> {
+    let take = |stream: TcpStream, peer: SocketAddr| {
+        // Answers are one small write: waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        serve(stream, Caller::Tcp(peer.ip()), context, room);
+    };
+    let socket = TcpListener::from_std(socket)?;
     let accepting = async {
-        match socket {
-            Open::Tcp(socket) => match TcpListener::from_std(socket) {
-                Ok(socket) => accept_tcp(&socket, &context, &open).await,
-                Err(error) => tracing::error!(%error, "listener lost"),
-            },
-            Open::Unix(socket) => match UnixListener::from_std(socket) {
-                Ok(socket) => accept_unix(&socket, &context, &open).await,
-                Err(error) => tracing::error!(%error, "listener lost"),
-            },
+        let mut trouble = false;
+        loop {
+            room.wait().await;
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    trouble = false;
+                    take(stream, peer);
+                }
+                Err(error) => pause(&error, &mut trouble).await,
+            }
         }
     };
     tokio::select! {
         () = accepting => {}
-        _ = drain.wait_for(|on| *on) => {}
+        () = last_call(context) => {}
     }
+    // Closing a socket resets whoever waits in its queue, so that is emptied first.
+    let socket = socket.into_std()?;
+    while let Ok((stream, peer)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        take(TcpStream::from_std(stream)?, peer);
+    }
+    Ok(())
 }
 
-async fn accept_tcp(socket: &TcpListener, context: &Context, open: &Rc<Cell<usize>>) {
-    loop {
-        room(open).await;
-        match socket.accept().await {
-            Ok((stream, peer)) => {
-                // Answers are one small write: waiting for more would only delay them.
-                let _ = stream.set_nodelay(true);
-                serve(stream, Caller::Tcp(peer.ip()), context, open);
-            }
-            Err(error) => pause(&error).await,
+async fn accept_unix(
+    socket: std::os::unix::net::UnixListener,
+    context: &Context,
+    room: &Rc<Room>,
+) -> io::Result<()> {
+    let take = |stream: UnixStream| match stream.peer_cred() {
+        Ok(peer) => {
+            let caller = Caller::Unix {
+                uid: peer.uid(),
+                gid: peer.gid(),
+            };
+            serve(stream, caller, context, room);
         }
-    }
-}
-
-async fn accept_unix(socket: &UnixListener, context: &Context, open: &Rc<Cell<usize>>) {
-    loop {
-        room(open).await;
-        match socket.accept().await {
-            Ok((stream, _)) => match stream.peer_cred() {
-                Ok(peer) => {
-                    let caller = Caller::Unix {
-                        uid: peer.uid(),
-                        gid: peer.gid(),
-                    };
-                    serve(stream, caller, context, open);
+        Err(error) => tracing::debug!(%error, "caller without credentials"),
+    };
+    let socket = UnixListener::from_std(socket)?;
+    let accepting = async {
+        let mut trouble = false;
+        loop {
+            room.wait().await;
+            match socket.accept().await {
+                Ok((stream, _)) => {
+                    trouble = false;
+                    take(stream);
                 }
-                Err(error) => tracing::debug!(%error, "caller without credentials turned away"),
-            },
-            Err(error) => pause(&error).await,
+                Err(error) => pause(&error, &mut trouble).await,
+            }
         }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = last_call(context) => {}
     }
+    let socket = socket.into_std()?;
+    while let Ok((stream, _)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        take(UnixStream::from_std(stream)?);
+    }
+    Ok(())
 }
 
-fn serve<I>(stream: I, caller: Caller, context: &Context, open: &Rc<Cell<usize>>)
+fn serve<I>(stream: I, caller: Caller, context: &Context, room: &Rc<Room>)
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    open.set(open.get() + 1);
-    let seat = Seat(Rc::clone(open));
+    let seat = Seat::take(room);
     let context = context.clone();
     tokio::task::spawn_local(async move {
-        connection::serve(stream, caller, context).await;
+        connection::serve(stream, caller, context, LAST_CALL).await;
         drop(seat);
     });
 }
 
-/// One open connection, given back also when its task panics.
-struct Seat(Rc<Cell<usize>>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+/// Said once for each run of failures: while descriptors are short, there are many a second.
+async fn pause(error: &io::Error, trouble: &mut bool) {
+    if !std::mem::replace(trouble, true) {
+        tracing::warn!(%error, "accept failed");
     }
-}
-
-async fn room(open: &Rc<Cell<usize>>) {
-    while open.get() >= MAX_CONNECTIONS {
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "accept failed");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }

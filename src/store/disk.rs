@@ -29,6 +29,9 @@ const MAX_GROWTH: u64 = 20;
 /// Saves between two looks at the size.
 const SAVES_PER_LOOK: u32 = 256;
 
+/// The generation of a record that was loaded and not handed out: below every other.
+const UNCLAIMED: u64 = 0;
+
 /// The store, opened.
 pub struct Disk {
     folder: Folder,
@@ -164,7 +167,9 @@ impl Disk {
     /// For records that were loaded but not handed out: whoever counts generations starts afresh,
     /// so any put may replace them.
     pub fn forget_generations(&mut self) {
-        self.live.values_mut().for_each(|kept| kept.generation = 0);
+        self.live
+            .values_mut()
+            .for_each(|kept| kept.generation = UNCLAIMED);
     }
 
     /// Takes changes over, sealed, into memory.
@@ -175,6 +180,10 @@ impl Disk {
         self.purging |= queue.urgent;
         if queue.remove_all {
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
+        }
+        if queue.remove_unclaimed {
+            let unclaimed = self.live.extract_if(|_, kept| kept.generation == UNCLAIMED);
+            self.dirty.extend(unclaimed.map(|(name, _)| name));
         }
         let mut result = Ok(());
         for (key, change) in queue.changes {

@@ -71,7 +71,7 @@ impl MasterKey {
             Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Self::random()?;
                 replace_file(path, key.expose())?;
-                // Read again: of two processes that make the file at once, both use what stayed.
+                // Read again: what counts is what is on disk.
                 Self::load(path)
             }
             result => result,

@@ -165,6 +165,28 @@ impl Store {
         }
     }
 
+    /// Queues the removal of everything stored, also of records that were loaded too late for
+    /// anybody to know of them. What is put afterwards stands.
+    pub fn remove_all(&self) {
+        if let Some(worker) = &self.0 {
+            worker.queue(queue::Queue::remove_all);
+        }
+    }
+
+    /// Queues the removal of records that were loaded too late for anybody to know of them, and
+    /// that therefore no [`remove`](Self::remove) can name.
+    pub fn remove_unclaimed(&self) {
+        if let Some(worker) = &self.0 {
+            worker.queue(queue::Queue::remove_unclaimed);
+        }
+    }
+
+    /// Waits until everything queued so far is on disk, at most `deadline`; false if it is not.
+    #[must_use]
+    pub fn settle(&self, deadline: Duration) -> bool {
+        self.0.as_ref().is_none_or(|worker| worker.settle(deadline))
+    }
+
     /// Whether tokens survive a restart at the moment.
     #[must_use]
     pub fn health(&self) -> Health {

@@ -30,6 +30,8 @@ pub struct Queue {
     /// Everything stored goes, before any of the changes. Set when there are too many removals to
     /// remember: a cold start is better than a purged token that comes back.
     pub remove_all: bool,
+    /// Records that were never handed out go.
+    pub remove_unclaimed: bool,
     pub changes: HashMap<TokenKey, Change>,
     /// A removal waits: it is not held back to be coalesced.
     pub urgent: bool,
@@ -71,8 +73,21 @@ impl Queue {
         self.changes.insert(key.clone(), removed);
     }
 
+    /// Everything stored goes, and whatever waits to be stored.
+    pub fn remove_all(&mut self) {
+        self.urgent = true;
+        self.changes.clear();
+        self.remove_all = true;
+    }
+
+    /// Records go that were loaded too late for anybody to know of them.
+    pub fn remove_unclaimed(&mut self) {
+        self.urgent = true;
+        self.remove_unclaimed = true;
+    }
+
     pub fn is_empty(&self) -> bool {
-        !self.remove_all && self.changes.is_empty()
+        !self.remove_all && !self.remove_unclaimed && self.changes.is_empty()
     }
 }
 

@@ -347,6 +347,40 @@ fn after_a_late_recovery_a_first_generation_replaces_what_was_stored() {
 }
 
 #[test]
+fn what_was_loaded_too_late_for_anybody_to_know_of_is_purged_all_the_same() {
+    type Purge = fn(&Store);
+    let purges: [(Purge, &[&str]); 2] = [
+        (Store::remove_all, &[]),
+        (Store::remove_unclaimed, &["known"]),
+    ];
+    for (purge, left) in purges {
+        let place = Place::new();
+        place.fill(3);
+        let away = place.dir.path().join("away");
+        fs::rename(&place.settings.key, &away).unwrap();
+        fs::create_dir(&place.settings.key).unwrap();
+        let opened = place.open();
+        put(&opened.store, "known", 1);
+        fs::remove_dir(&place.settings.key).unwrap();
+        fs::rename(&away, &place.settings.key).unwrap();
+        wait_until(|| opened.store.health() == Health::Ok);
+        purge(&opened.store);
+        assert!(opened.store.settle(PATIENCE));
+        assert!(opened.store.close(PATIENCE));
+        assert_eq!(place.restored(), left);
+    }
+}
+
+#[test]
+fn settling_says_no_while_the_disk_cannot_be_written() {
+    let place = Place::new();
+    fs::create_dir(&place.settings.key).unwrap();
+    let opened = place.open();
+    put(&opened.store, "a", 1);
+    assert!(!opened.store.settle(Duration::from_millis(50)));
+}
+
+#[test]
 fn a_left_over_or_damaged_snapshot_costs_no_record() {
     let place = Place::new();
     place.fill(20);

@@ -37,6 +37,11 @@ struct State {
     stop: bool,
     /// The thread has ended.
     done: bool,
+    /// The start ran out of patience: what is loaded from now on is handed to nobody.
+    late: bool,
+    /// Changes queued so far, and how many of them are on disk.
+    queued: u64,
+    written: u64,
 }
 
 /// Starts the thread and waits at most `patience` for it to load what is stored.
@@ -51,6 +56,9 @@ pub fn start(
             health: Health::Ok,
             stop: false,
             done: false,
+            late: false,
+            queued: 0,
+            written: 0,
         }),
         changed: Condvar::new(),
     });
@@ -78,6 +86,7 @@ pub fn start(
         }
         Err(RecvTimeoutError::Timeout) => {
             shared.degrade("the disk did not answer in time");
+            shared.lock().late = true;
             Loaded::default()
         }
         Err(RecvTimeoutError::Disconnected) => Loaded::default(),
@@ -91,9 +100,24 @@ impl Handle {
         let mut state = self.0.lock();
         if !state.done {
             change(&mut state.queue);
+            state.queued += 1;
             drop(state);
             self.0.changed.notify_all();
         }
+    }
+
+    /// Waits until everything queued so far is on disk; false if that takes longer.
+    pub fn settle(&self, deadline: Duration) -> bool {
+        let state = self.0.lock();
+        let queued = state.queued;
+        let (state, _) = self
+            .0
+            .changed
+            .wait_timeout_while(state, deadline, |state| {
+                !state.done && state.written < queued
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        state.written >= queued
     }
 
     pub fn health(&self) -> Health {
@@ -215,12 +239,10 @@ impl Worker {
                 Loaded::default()
             }
         };
-        if loaded.send(Some(found)).is_err() {
-            // The start ran out of patience and went on without these records.
-            if let Some(disk) = &mut self.disk {
-                disk.forget_generations();
-                self.turn();
-            }
+        if loaded.send(Some(found)).is_err()
+            && let Some(disk) = &mut self.disk
+        {
+            disk.forget_generations();
         }
         true
     }
@@ -261,7 +283,13 @@ impl Worker {
         let Some(disk) = &mut self.disk else {
             return Ok(());
         };
-        let queue = std::mem::take(&mut self.shared.lock().queue);
+        let (queue, queued) = {
+            let mut state = self.shared.lock();
+            if std::mem::take(&mut state.late) {
+                disk.forget_generations();
+            }
+            (std::mem::take(&mut state.queue), state.queued)
+        };
         if queue.dropped > 0 {
             tracing::warn!(
                 count = queue.dropped,
@@ -269,7 +297,10 @@ impl Worker {
             );
         }
         let applied = disk.apply(queue, self.clock.now());
-        disk.save().and(applied)
+        disk.save().and(applied)?;
+        self.shared.lock().written = queued;
+        self.shared.changed.notify_all();
+        Ok(())
     }
 
     fn failed(&mut self, trouble: &Trouble) {

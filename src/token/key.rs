@@ -9,7 +9,7 @@ pub const MAX_EXTRAS: usize = 8;
 /// question for both, so a key can index the cache, name a flight and bind a stored record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenKey {
-    /// Kind and endpoint of the source, for example `imds http://169.254.169.254`.
+    /// Kind and endpoint of the source, for example `imds 169.254.169.254:80`.
     pub upstream: Box<str>,
     /// Whose token.
     pub identity: Identity,

@@ -94,6 +94,7 @@ impl Class {
     pub fn of_status(status: u16) -> Self {
         match status {
             404 => Self::NotFound,
+            408 => Self::Timeout,
             410 => Self::Updating,
             429 => Self::Throttled,
             400..=499 => Self::Denied,

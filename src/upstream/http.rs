@@ -42,6 +42,14 @@ pub async fn get(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchErro
     deadline.await.map_err(|_| FetchError::of(Class::Timeout))?
 }
 
+/// As SDKs write it: the port is left out where it is HTTP's own.
+fn host(endpoint: SocketAddr) -> String {
+    match endpoint {
+        SocketAddr::V4(v4) if v4.port() == 80 => v4.ip().to_string(),
+        _ => endpoint.to_string(),
+    }
+}
+
 async fn exchange(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchError> {
     let unreachable = || FetchError::of(Class::Unreachable);
     let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(endpoint));
@@ -50,7 +58,7 @@ async fn exchange(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchErr
         .map_err(|_| FetchError::of(Class::Timeout))?
         .map_err(|_| unreachable())?;
     let request = Request::get(target)
-        .header(header::HOST, endpoint.to_string())
+        .header(header::HOST, host(endpoint))
         .header("Metadata", "true")
         .header(header::CONNECTION, "close")
         .header(

@@ -11,7 +11,7 @@ use foretoken::cache::{Cache, Found, KeyId, Landing, View, Waiter};
 use foretoken::clock::{Clock, UnixMs};
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Settings, Work, Writer};
-use foretoken::store::{self, Store};
+use foretoken::store::{self, Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 use foretoken::upstream::{Class, FetchError};
@@ -139,7 +139,7 @@ impl World {
         Self {
             now: START,
             view: View::new(Arc::clone(&cache), metrics.clone()),
-            writer: Writer::new(settings, Arc::clone(&cache), store, metrics.clone()),
+            writer: Writer::new(settings, "imds", Arc::clone(&cache), store, metrics.clone()),
             cache,
             upstream,
             answers: BTreeMap::new(),
@@ -485,7 +485,7 @@ fn after_a_purge_nothing_old_is_served_and_workers_have_let_go() {
     world.warm("https://b.example");
     world.served("https://a.example");
     let old = world.cache.slots()[0].entry().expect("an entry");
-    let (count, ticket, work) = world.writer.purge(world.now, |_| true);
+    let (count, ticket, work) = world.writer.purge(world.now, None);
     world.take(work);
     assert_eq!(count, 2);
     assert!(
@@ -509,11 +509,133 @@ fn an_answer_that_lands_after_a_purge_is_not_kept() {
     let Asked::Waiting(mut waiter) = world.ask("https://a.example") else {
         panic!("cold")
     };
-    let (_, _, work) = world.writer.purge(world.now, |_| true);
+    let (_, _, work) = world.writer.purge(world.now, None);
     world.take(work);
     assert!(matches!(poll(&mut waiter), Some(Landing::Gone)));
     world.run_until(world.now.plus(1000));
     assert!(world.cache.is_empty());
     // The budget was given back: the next caller is served.
     world.warm("https://a.example");
+}
+
+#[test]
+fn tokens_of_another_upstream_are_not_served() {
+    let mut world = World::new(Upstream::new(HOUR_MS), 31);
+    let key = |upstream: &str| TokenKey {
+        upstream: upstream.into(),
+        identity: Identity::System,
+        resource: Resource::from_decoded(b"https://a.example").expect("a resource"),
+        capabilities: vec![],
+        extras: vec![],
+        client: None,
+    };
+    let lifetime = Lifetime {
+        received_at: START,
+        expires_on_s: START.plus(HOUR_MS).as_secs(),
+        not_before_s: None,
+        refresh_in_s: None,
+    };
+    let restored = |upstream| Restored {
+        key: key(upstream),
+        token: Arc::new(AccessToken {
+            secret: Secret::new(format!("https://a.example#of {upstream}").into_bytes()),
+            lifetime,
+            client_id: None,
+        }),
+        generation: 5,
+        last_used: START,
+    };
+    let work = world
+        .writer
+        .restore(START, vec![restored("imds"), restored("imds elsewhere")]);
+    world.take(work);
+    assert_eq!(world.cache.len(), 1);
+    assert_eq!(
+        world.served("https://a.example").0,
+        "https://a.example#of imds"
+    );
+    world.run_until(START.plus(2 * HOUR_MS));
+    assert!(
+        world.upstream.calls.len() <= 2,
+        "only our own key is renewed"
+    );
+}
+
+#[test]
+fn demand_that_everybody_has_left_costs_no_call() {
+    let mut world = World::new(
+        Upstream {
+            latency_ms: 250,
+            ..Upstream::new(HOUR_MS)
+        },
+        37,
+    );
+    for i in 0..500 {
+        // The caller hangs up at once.
+        drop(world.ask(&format!("https://{i}.example")));
+    }
+    world.run_until(START.plus(60_000));
+    // The first calls had started before anybody left.
+    assert!(
+        world.upstream.calls.len() <= 4,
+        "{}",
+        world.upstream.calls.len()
+    );
+    assert!(world.cache.len() <= 4, "{}", world.cache.len());
+    world.warm("https://again.example");
+}
+
+#[test]
+fn renewals_and_callers_of_known_keys_go_before_a_flood_of_new_keys() {
+    let mut world = World::new(Upstream::new(HOUR_MS), 41);
+    world.warm("https://mine.example");
+    // The first renewal fails; from then on more new keys are asked for than the budget allows.
+    let half = START.plus(HOUR_MS / 2);
+    world.upstream.outage = half.minus(HOUR_MS / 10)..half;
+    world.run_until(half);
+    assert!(world.served("https://mine.example").0.ends_with("#1"));
+    let mut waiting = Vec::new();
+    for i in 0..7 * 60 * 20 {
+        world.run_until(world.now.plus(50));
+        waiting.push(world.ask(&format!("https://{i}.new")));
+    }
+    assert!(
+        world.served("https://mine.example").0.ends_with("#2"),
+        "it was renewed meanwhile"
+    );
+    // And the flood is not starved either: it has the rest of the budget.
+    let landed = waiting.iter_mut().filter_map(|asked| match asked {
+        Asked::Waiting(waiter) => poll(waiter),
+        Asked::Served { .. } => None,
+    });
+    assert!(landed.count() > 7 * 60 * 14);
+    assert!(world.upstream.most_calls_in_a_second() <= 15);
+}
+
+#[test]
+fn new_keys_have_a_third_of_the_calls_while_renewals_wait() {
+    let mut world = World::new(Upstream::new(HOUR_MS), 43);
+    let keys: Vec<String> = (0..600).map(|i| format!("https://{i}.example")).collect();
+    for key in &keys {
+        world.ask(key);
+        world.run_until(world.now.plus(100));
+    }
+    // All renewals fail until they are overdue together.
+    world.upstream.outage = world.now..START.plus(HOUR_MS * 9 / 10);
+    while world.now < START.plus(HOUR_MS * 9 / 10) {
+        world.run_until(world.now.plus(60_000));
+        for key in &keys {
+            world.served(key);
+        }
+    }
+    let mut new: Vec<_> = (0..60)
+        .map(|i| world.ask(&format!("https://{i}.new")))
+        .collect();
+    world.run_until(world.now.plus(15_000));
+    for asked in &mut new {
+        let Asked::Waiting(waiter) = asked else {
+            panic!("nothing new is warm")
+        };
+        assert!(matches!(poll(waiter), Some(Landing::Arrived)));
+    }
 }

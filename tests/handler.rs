@@ -1,4 +1,5 @@
-//! A hit allocates nothing: counted, in a binary of its own because the allocator is global.
+//! The handler on plain values. A hit allocates nothing: counted, in a binary of its own because
+//! the allocator is global.
 
 #![allow(
     unsafe_code,
@@ -95,7 +96,7 @@ fn worker() -> (Worker, Clock, Crank, Driver) {
         max_per_second: 100,
         seed: 1,
     };
-    let writer = Writer::new(limits, Arc::clone(&cache), store, metrics.clone());
+    let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let source = Instant(clock.clone());
     let driver = Driver::start(writer, source, clock.clone(), vec![]).expect("a thread");
     let live = Arc::new(Live {
@@ -182,5 +183,40 @@ fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
     });
     assert!(bytes > 0);
     assert_eq!(hits, 0, "10,000 hits allocated");
+    driver.stop();
+}
+
+#[test]
+fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
+    let (mut worker, clock, _crank, driver) = worker();
+    let gate = Gate {
+        id: 0,
+        dialects: vec![Dialect::Imds],
+    };
+    let headers: [Header<'_>; 2] = [(b"Host", b"localhost"), (b"Metadata", b"true")];
+    let target = b"/metadata/identity/oauth2/token?api-version=2018-02-01&resource=r";
+    let ask = |worker: &mut Worker, ip: [u8; 4]| {
+        let caller = Caller::Tcp(IpAddr::from(ip));
+        let request = Request {
+            gate: &gate,
+            caller: &caller,
+            method: b"GET",
+            target,
+            headers: &headers,
+            waited: false,
+        };
+        match handle(worker, &request, clock.now()) {
+            Outcome::Answer(_) => "answer",
+            Outcome::Wait(waiter) => {
+                wait(waiter);
+                "wait"
+            }
+            Outcome::Refuse(refusal) => refusal.reason(),
+        }
+    };
+    assert_eq!(ask(&mut worker, [10, 0, 0, 4]), "denied");
+    assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "wait");
+    assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "answer");
+    assert_eq!(ask(&mut worker, [10, 0, 0, 4]), "denied");
     driver.stop();
 }
