@@ -43,6 +43,7 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     (
         "tracing",
         &[
+            "admin/",
             "refresh/",
             "store/",
             "server/",

@@ -26,6 +26,7 @@ pub(super) async fn answer(parts: Option<&Parts>, query: &str) -> Answer {
     let Ok((count, ticket)) = parts.refresh.purge(which).await else {
         return Answer::text(500, "the refresh thread has stopped\n");
     };
+    tracing::info!(count, "purged by an operator");
     let over = tokio::time::timeout(DEADLINE, async {
         while !parts.cache.is_over(ticket) {
             tokio::time::sleep(Duration::from_millis(10)).await;

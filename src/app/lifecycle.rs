@@ -29,11 +29,15 @@ pub fn until_signal(app: App, mut each_second: impl AsyncFnMut(&App)) -> std::io
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let mut look = tokio::time::interval(LOOK);
         Ok::<_, std::io::Error>(loop {
             tokio::select! {
                 _ = terminate.recv() => break Ended::Asked,
                 _ = interrupt.recv() => break Ended::Asked,
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP does nothing: a new configuration needs a restart");
+                }
                 _ = look.tick() => {
                     if app.is_broken() {
                         break Ended::Broken;

@@ -75,7 +75,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let admin = Admin::new(metrics.clone());
-        let admin_front = AdminFront::start(&settings.admin, admin.clone())?;
+        let mut admin_front = AdminFront::start(&settings.admin, admin.clone())?;
         let workers = settings.server.workers;
         let bound = bind(&settings.server.listeners, workers)?;
         let addresses: Vec<_> = bound.iter().map(Bound::address).collect();
@@ -88,6 +88,7 @@ impl App {
         let store::Opened {
             store, restored, ..
         } = Store::open(&settings.store, &clock)?;
+        admin_front.check_socket()?;
         let cache = Arc::new(Cache::new());
         let limits = refresh::Settings {
             max_in_flight: settings.upstream.max_in_flight,

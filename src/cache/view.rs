@@ -128,9 +128,10 @@ impl View {
         Ok(Place(at))
     }
 
-    /// Looks up what may be served at `now` for a remembered target.
+    /// Looks up what may be served at `now` for a remembered target. An answer counts as a hit
+    /// unless the caller has `waited` for it.
     #[must_use]
-    pub fn look(&mut self, place: Place, now: UnixMs) -> Found<'_> {
+    pub fn look(&mut self, place: Place, now: UnixMs, waited: bool) -> Found<'_> {
         let seen = self.seen[place.0]
             .as_mut()
             .expect("a place is used before the next tick");
@@ -162,7 +163,7 @@ impl View {
             return join(&self.cache, seen, now);
         }
         let entry = seen.entry.as_ref().expect("a servable entry is there");
-        seen.hits += 1;
+        seen.hits += u64::from(!waited);
         seen.last_used = now;
         let left_s = entry.token.lifetime.expires_at().since(now) / 1000;
         self.digits = Digits::new(left_s);
@@ -284,7 +285,7 @@ mod tests {
     }
 
     fn body(view: &mut View, place: Place, now: UnixMs) -> Option<String> {
-        match view.look(place, now) {
+        match view.look(place, now, false) {
             Found::Body(parts) => Some(String::from_utf8(parts.concat()).unwrap()),
             _ => None,
         }

@@ -19,6 +19,9 @@ use crate::config::ConfigError;
 use crate::server::BindError;
 
 /// A local caching proxy for Azure managed identity tokens.
+///
+/// Exit codes: 0 done · 1 anything else · 2 wrong usage or configuration · 3 an address is in use ·
+/// 4 another instance uses the store.
 #[derive(Parser)]
 #[command(version, about)]
 pub struct Cli {
@@ -43,7 +46,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct WithConfig {
-    /// The configuration file (TOML). Every option has a default.
+    /// The configuration file of the server (TOML). Without one, the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -10,7 +10,7 @@ use crate::config::{self, Environment};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The resource to ask for, for example <https://vault.azure.net>.
+    /// The resource to ask for, for example `https://vault.azure.net`.
     #[arg(long)]
     resource: String,
     /// A user-assigned identity, by client id.

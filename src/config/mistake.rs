@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file could not be read as text. The cause is the source.
-    #[error("cannot read the configuration file {}", path.display())]
+    /// The file could not be read as text.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
     Unreadable {
         /// The file, as named by the operator.
         path: PathBuf,

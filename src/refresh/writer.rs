@@ -88,6 +88,8 @@ impl Writer {
         store: Store,
         metrics: Metrics,
     ) -> Self {
+        let failures = Class::ALL.map(Class::as_str);
+        metrics.expect_results(["renewed", "unchanged"].into_iter().chain(failures));
         Self {
             worker: Worker::new(settings),
             cache,

@@ -33,10 +33,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct AdminFront {
     address: SocketAddr,
     socket: Option<PathBuf>,
+    conflict: Option<BindError>,
 }
 
 impl AdminFront {
-    /// Binds both sockets and starts answering. An admin socket that cannot be had is a warning:
+    /// Binds both sockets and starts answering. An admin socket that cannot be made is a warning:
     /// only the TCP address is needed to run.
     ///
     /// # Errors
@@ -52,7 +53,10 @@ impl AdminFront {
         let tcp = std::net::TcpListener::bind(settings.address).map_err(failed)?;
         tcp.set_nonblocking(true).map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
-        let unix = settings.socket.as_deref().and_then(bind_socket);
+        let (unix, conflict) = match settings.socket.as_deref().map(bind_socket).transpose() {
+            Ok(unix) => (unix.flatten(), None),
+            Err(error) => (None, Some(error)),
+        };
         let socket = settings.socket.clone().filter(|_| unix.is_some());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -69,7 +73,20 @@ impl AdminFront {
                 });
             })
             .map_err(failed)?;
-        Ok(Self { address, socket })
+        Ok(Self {
+            address,
+            socket,
+            conflict,
+        })
+    }
+
+    /// Another process answers on our admin socket: what is meant for us would reach it. Told apart
+    /// from [`start`](Self::start), because a second instance on one store is said to be that.
+    ///
+    /// # Errors
+    /// The socket is in use.
+    pub fn check_socket(&mut self) -> Result<(), BindError> {
+        self.conflict.take().map_or(Ok(()), Err)
     }
 
     /// Where the read-only endpoints are.
@@ -87,13 +104,18 @@ impl Drop for AdminFront {
     }
 }
 
-fn bind_socket(path: &Path) -> Option<std::os::unix::net::UnixListener> {
-    let bound = bind_unix(path, 0o600);
-    bound
-        .inspect_err(|error| {
-            tracing::warn!(%error, path = %path.display(), "no admin socket: state cannot be changed");
-        })
-        .ok()
+fn bind_socket(path: &Path) -> Result<Option<std::os::unix::net::UnixListener>, BindError> {
+    match bind_unix(path, 0o600) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(BindError::InUse {
+            address: format!("unix:{}", path.display()),
+        }),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%error, %path, "no admin socket: state cannot be changed");
+            Ok(None)
+        }
+    }
 }
 
 async fn accept_tcp(socket: std::net::TcpListener, admin: Admin, seats: Arc<Semaphore>) {

@@ -97,7 +97,7 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Ok(place) => place,
         Err(refusal) => return worker.refuse(request, refusal),
     };
-    match worker.view.look(place, now) {
+    match worker.view.look(place, now, request.waited) {
         Found::Body(body) => {
             worker.counters.count_unless(request.waited, Label::Hit);
             Outcome::Answer(body)

@@ -59,6 +59,24 @@ pub enum Retry {
 }
 
 impl Class {
+    /// Every class.
+    pub const ALL: [Class; 14] = [
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Throttled,
+        Self::Updating,
+        Self::NotFound,
+        Self::Denied,
+        Self::ServerError,
+        Self::UnexpectedStatus,
+        Self::TooLong,
+        Self::Malformed,
+        Self::WrongResource,
+        Self::WrongClient,
+        Self::BadExpiry,
+        Self::Lost,
+    ];
+
     /// The label's value.
     #[must_use]
     pub fn as_str(self) -> &'static str {

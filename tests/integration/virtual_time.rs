@@ -222,7 +222,7 @@ impl World {
                 .expect("room for the key")
         });
         self.tick_at = self.tick_at.or(Some(self.now.plus(1000)));
-        match self.view.look(place, self.now) {
+        match self.view.look(place, self.now, false) {
             Found::Body(parts) => {
                 let body: serde_json::Value =
                     serde_json::from_slice(&parts.concat()).expect("a JSON body");
