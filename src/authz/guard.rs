@@ -23,6 +23,27 @@ pub struct Facts<'a> {
     body: bool,
     metadata: Option<&'a [u8]>,
     metadatas: u8,
+    identity_header: Once<'a>,
+    secret: Once<'a>,
+    authorization: Once<'a>,
+}
+
+/// A header that counts only if it is there once.
+#[derive(Debug, Default, Clone, Copy)]
+struct Once<'a> {
+    value: Option<&'a [u8]>,
+    times: u8,
+}
+
+impl<'a> Once<'a> {
+    fn note(&mut self, value: &'a [u8]) {
+        self.value = Some(value);
+        self.times = self.times.saturating_add(1);
+    }
+
+    fn get(&self) -> Option<&'a [u8]> {
+        self.value.filter(|_| self.times == 1)
+    }
 }
 
 /// Why a request is turned away.
@@ -77,6 +98,7 @@ impl<'a> Facts<'a> {
             }
             6 if is(b"expect") => self.switches = true,
             6 if is(b"origin") => self.browser = true,
+            6 if is(b"secret") => self.secret.note(value),
             7 if is(b"upgrade") => self.switches = true,
             7 if is(b"referer") => self.browser = true,
             8 if is(b"metadata") => {
@@ -84,10 +106,12 @@ impl<'a> Facts<'a> {
                 self.metadata = Some(value);
             }
             9 if is(b"forwarded") || is(b"x-real-ip") => self.forwarded = true,
+            13 if is(b"authorization") => self.authorization.note(value),
             13 if is(b"x-rewrite-url") => self.forwarded = true,
             14 if is(b"x-original-url") => self.forwarded = true,
             14 if is(b"sec-fetch-site") || is(b"sec-fetch-dest") => self.browser = true,
             14 if is(b"content-length") => self.body |= value != b"0",
+            17 if is(b"x-identity-header") => self.identity_header.note(value),
             17 if is(b"transfer-encoding") => self.body = true,
             _ if name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
                 self.forwarded = true;
@@ -102,7 +126,28 @@ impl<'a> Facts<'a> {
         self.metadatas == 1 && self.metadata == Some(b"true")
     }
 
-    /// Applies the rules to a request that may not carry a body.
+    /// The secret that the caller shows in this header, if it shows one there once.
+    #[must_use]
+    pub fn secret(&self, header: &str) -> Option<&'a [u8]> {
+        match header {
+            "x-identity-header" => self.identity_header.get(),
+            _ => self.secret.get(),
+        }
+    }
+
+    /// What follows `Basic ` in `Authorization`.
+    #[must_use]
+    pub fn basic(&self) -> Option<&'a [u8]> {
+        self.authorization.get()?.strip_prefix(b"Basic ")
+    }
+
+    /// Whether the request announces a body.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        self.body
+    }
+
+    /// Applies the rules that hold for every request.
     ///
     /// # Errors
     /// The first rule broken.
@@ -122,9 +167,6 @@ impl<'a> Facts<'a> {
         }
         if self.switches {
             return Err(Trespass::Switching);
-        }
-        if self.body {
-            return Err(Trespass::Body);
         }
         Ok(())
     }
@@ -218,8 +260,6 @@ mod tests {
             ("sec-fetch-dest", Trespass::Browser),
             ("Expect", Trespass::Switching),
             ("Upgrade", Trespass::Switching),
-            ("Content-Length", Trespass::Body),
-            ("Transfer-Encoding", Trespass::Body),
         ];
         for (name, trespass) in cases {
             assert_eq!(

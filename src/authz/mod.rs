@@ -6,12 +6,14 @@
 //! connection. At present every caller on this machine may have every token, as with IMDS itself.
 
 mod caller;
+mod clients;
 pub mod guard;
 mod permit;
 mod policy;
 mod settings;
 
 pub use caller::Caller;
+pub use clients::{Clients, Proven};
 pub use permit::Permit;
 pub use policy::{Denial, Policy};
 pub use settings::Client;

@@ -7,5 +7,11 @@ pub const MAX_KEYS: usize = 10_000;
 /// Request targets that one worker remembers. A key has two or three spellings in practice.
 pub const MAX_TARGETS_PER_WORKER: usize = 3 * MAX_KEYS;
 
+/// Between two calls that callers force for one key, in milliseconds.
+pub const MIN_FORCE_PAUSE_PER_KEY_MS: u64 = 60_000;
+
+/// Between two calls that callers force for any keys, in milliseconds.
+pub const MIN_FORCE_PAUSE_MS: u64 = 1000;
+
 /// Callers that may wait on one flight. More than the connections a machine's processes hold.
 pub const MAX_WAITERS: usize = 20_000;

@@ -1,10 +1,12 @@
 //! One immutable value of a slot.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use ring::digest;
 
 use super::{Echo, freshness};
 use crate::clock::UnixMs;
-use crate::protocol::{Dialect, Rendered, imds};
+use crate::protocol::{Rendered, Shape, render};
 use crate::token::{AccessToken, TokenKey};
 
 /// A token with everything that a hit needs, made once per refresh.
@@ -17,27 +19,45 @@ pub struct Entry {
     pub token: Arc<AccessToken>,
     /// The moment from which it is not served.
     pub serve_until: UnixMs,
-    imds: Rendered,
+    bodies: [OnceLock<Rendered>; Shape::COUNT],
 }
 
 impl Entry {
-    /// Renders the answers for `key`.
+    /// Makes an entry for `key` and renders the shapes in which its predecessor was asked for, so
+    /// that no hit has to after a renewal.
     #[must_use]
-    pub fn new(echo: Echo, generation: u64, key: &TokenKey, token: Arc<AccessToken>) -> Self {
-        Self {
+    pub fn new(
+        echo: Echo,
+        generation: u64,
+        key: &TokenKey,
+        token: Arc<AccessToken>,
+        predecessor: Option<&Entry>,
+    ) -> Self {
+        let entry = Self {
             echo,
             generation,
             serve_until: freshness::serve_until(&token.lifetime),
-            imds: imds::render(&key.resource, &token),
             token,
+            bodies: Default::default(),
+        };
+        let asked_for = |shape: &Shape| {
+            predecessor.is_some_and(|old| old.bodies[*shape as usize].get().is_some())
+        };
+        for shape in Shape::ALL.into_iter().filter(asked_for) {
+            entry.rendered(shape, key);
         }
+        entry
     }
 
-    /// The finished body in a dialect.
+    /// The finished body in a shape, rendered at its first use. `key` is the entry's own.
     #[must_use]
-    pub fn rendered(&self, dialect: Dialect) -> &Rendered {
-        match dialect {
-            _ => &self.imds,
-        }
+    pub fn rendered(&self, shape: Shape, key: &TokenKey) -> &Rendered {
+        self.bodies[shape as usize].get_or_init(|| render(shape, key, &self.token))
+    }
+
+    /// Whether `hash` is the SHA-256 of this token, as `token_sha256_to_refresh` has it.
+    #[must_use]
+    pub fn has_hash(&self, hash: &[u8; 32]) -> bool {
+        digest::digest(&digest::SHA256, self.token.secret.expose()).as_ref() == hash
     }
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
 
-use super::capacity::MAX_KEYS;
+use super::capacity::{MAX_KEYS, MIN_FORCE_PAUSE_MS};
 use super::{Echo, EchoKey, Entry, KeyId, Slot};
 use crate::authz::Permit;
+use crate::clock::UnixMs;
 use crate::token::{AccessToken, TokenKey};
 
 /// All slots, and what workers need to agree on.
@@ -20,6 +21,8 @@ pub struct Cache {
     echo_key: EchoKey,
     next_id: AtomicU64,
     next_generation: AtomicU64,
+    /// When a caller last forced a call, in Unix milliseconds.
+    forced_at: AtomicU64,
     /// Counts purges; workers copy it once they hold nothing of what was purged before.
     purges: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicU64>>>,
@@ -48,6 +51,7 @@ impl Cache {
             echo_key: EchoKey::random(),
             next_id: AtomicU64::new(1),
             next_generation: AtomicU64::new(1),
+            forced_at: AtomicU64::new(0),
             purges: AtomicU64::new(0),
             workers: Mutex::default(),
         }
@@ -115,11 +119,26 @@ impl Cache {
         self.echo_key.echo(key)
     }
 
-    /// Makes an entry for `key` with the next generation.
+    /// Makes an entry for `key` with the next generation, to follow `predecessor`.
     #[must_use]
-    pub fn entry(&self, key: &TokenKey, token: Arc<AccessToken>) -> Arc<Entry> {
+    pub fn entry(
+        &self,
+        key: &TokenKey,
+        token: Arc<AccessToken>,
+        predecessor: Option<&Entry>,
+    ) -> Arc<Entry> {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Entry::new(self.echo(key), generation, key, token))
+        Arc::new(Entry::new(self.echo(key), generation, key, token, predecessor))
+    }
+
+    /// Whether one more call may be forced at `now`, for all keys together: one a second.
+    pub(super) fn may_force(&self, now: UnixMs) -> bool {
+        let last = self.forced_at.load(Ordering::Relaxed);
+        now.0 >= last.saturating_add(MIN_FORCE_PAUSE_MS)
+            && self
+                .forced_at
+                .compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Makes sure that generations to come lie above `generation`, which a restart brought back.
@@ -250,6 +269,6 @@ mod tests {
             lifetime,
             client_id: None,
         });
-        assert_eq!(cache.entry(&key("r"), token).generation, 42);
+        assert_eq!(cache.entry(&key("r"), token, None).generation, 42);
     }
 }

@@ -25,4 +25,4 @@ pub use flight::{Landing, Waiter};
 pub use freshness::{is_expired, margin_ms, serve_until};
 pub use index::{Cache, Full, PurgeTicket};
 pub use slot::{Joined, KeyId, Leader, Slot};
-pub use view::{Found, Place, View};
+pub use view::{Asked, Found, Place, Turn, View};

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::Entry;
+use super::capacity::MIN_FORCE_PAUSE_PER_KEY_MS;
 use super::flight::{Flight, Landing, Waiter};
+use crate::clock::UnixMs;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::token::TokenKey;
 use crate::upstream::FetchError;
@@ -26,6 +28,8 @@ pub struct Slot {
     state: Mutex<State>,
     /// Added to by workers once a second, never on a hit.
     hits: AtomicU64,
+    /// When a caller last forced a call, in Unix milliseconds.
+    forced_at: AtomicU64,
 }
 
 #[derive(Default)]
@@ -63,6 +67,7 @@ impl Slot {
             generation: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             hits: AtomicU64::new(0),
+            forced_at: AtomicU64::new(0),
         }
     }
 
@@ -111,6 +116,34 @@ impl Slot {
         let leader = self.start(&mut state);
         let waiter = leader.flight.wait().expect("a new flight has room");
         Joined::Waiting(waiter, Some(leader))
+    }
+
+    /// Joins the flight under way, or starts one that `may_start` allows, for a caller who has no
+    /// use for the entry that is there. `None` if it has to do: a call was forced within the last
+    /// minute, or `may_start` says no.
+    #[must_use]
+    pub fn join_forced(
+        self: &Arc<Self>,
+        now: UnixMs,
+        may_start: impl FnOnce() -> bool,
+    ) -> Option<(Waiter, Option<Leader>)> {
+        let mut state = lock(&self.state);
+        if state.gone {
+            return None;
+        }
+        if let Some(flight) = &state.flight {
+            return flight.wait().map(|waiter| (waiter, None));
+        }
+        // Under the lock, so that of many callers at once one starts and the rest join.
+        let last = self.forced_at.load(Ordering::Relaxed);
+        let rested = now.0 >= last.saturating_add(MIN_FORCE_PAUSE_PER_KEY_MS);
+        if !rested || !may_start() {
+            return None;
+        }
+        self.forced_at.store(now.0, Ordering::Relaxed);
+        let leader = self.start(&mut state);
+        let waiter = leader.flight.wait().expect("a new flight has room");
+        Some((waiter, Some(leader)))
     }
 
     /// Starts a flight that nobody waits for yet; `None` if one is under way or the slot is gone.
@@ -237,7 +270,6 @@ mod tests {
 
     use super::*;
     use crate::cache::EchoKey;
-    use crate::clock::UnixMs;
     use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret};
     use crate::upstream::Class;
 
@@ -266,7 +298,7 @@ mod tests {
             client_id: None,
         };
         let echo = EchoKey::random().echo(slot.key());
-        Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token)))
+        Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token), None))
     }
 
     fn waiting(slot: &Arc<Slot>) -> (Waiter, Option<Leader>) {

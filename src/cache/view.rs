@@ -13,7 +13,7 @@ use super::capacity::MAX_TARGETS_PER_WORKER;
 use super::{Cache, Echo, Entry, Full, Joined, KeyId, Leader, Slot, Waiter};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
-use crate::protocol::{Dialect, Digits};
+use crate::protocol::{Digits, Force, Shape};
 use crate::telemetry::metrics::Metrics;
 
 /// What a worker remembers.
@@ -30,15 +30,35 @@ pub struct View {
 
 /// One request target on one listener, fully parsed and permitted once.
 struct Seen {
-    listener: u32,
+    scope: u64,
     target: Box<[u8]>,
-    dialect: Dialect,
+    asked: Asked,
     permit: Permit,
     echo: Echo,
     slot: Arc<Slot>,
     entry: Option<Arc<Entry>>,
     hits: u64,
     last_used: UnixMs,
+}
+
+/// What a request asks for beside its key.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// The shape of its answer.
+    pub shape: Shape,
+    /// Whether it wants another token than the one that is held.
+    pub force: Option<Force>,
+}
+
+/// How often a request has looked before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Never.
+    First,
+    /// It waited for a flight that has landed.
+    Again,
+    /// It waited in vain: what is there is served, but it does not wait once more.
+    Last,
 }
 
 /// Where a target is kept; good until the next tick.
@@ -53,6 +73,8 @@ pub enum Found<'a> {
     Wait(Waiter, Option<(Arc<Slot>, Leader)>),
     /// No room for the key, or for one more waiter.
     Full,
+    /// Nothing that may be served, and waiting is over.
+    Nothing,
 }
 
 impl View {
@@ -74,12 +96,12 @@ impl View {
 
     /// Where this raw target on this listener was put, if it was seen before.
     #[must_use]
-    pub fn find(&self, listener: u32, target: &[u8]) -> Option<Place> {
-        let hash = self.hasher.hash_one((listener, target));
+    pub fn find(&self, scope: u64, target: &[u8]) -> Option<Place> {
+        let hash = self.hasher.hash_one((scope, target));
         let matches = |at: &usize| {
             self.seen[*at]
                 .as_ref()
-                .is_some_and(|s| s.listener == listener && *s.target == *target)
+                .is_some_and(|s| s.scope == scope && *s.target == *target)
         };
         self.targets.find(hash, matches).map(|at| Place(*at))
     }
@@ -90,9 +112,9 @@ impl View {
     /// The cache has no room for the key.
     pub fn remember(
         &mut self,
-        listener: u32,
+        scope: u64,
         target: &[u8],
-        dialect: Dialect,
+        asked: Asked,
         permit: Permit,
     ) -> Result<Place, Full> {
         if self.targets.len() >= MAX_TARGETS_PER_WORKER {
@@ -104,9 +126,9 @@ impl View {
         let slot = self.cache.lookup(&permit)?;
         let echo = self.cache.echo(permit.key());
         let seen = Seen {
-            listener,
+            scope,
             target: target.into(),
-            dialect,
+            asked,
             permit,
             echo,
             entry: slot.entry(),
@@ -121,17 +143,16 @@ impl View {
             self.seen.push(Some(seen));
             self.seen.len() - 1
         };
-        let hash = self.hasher.hash_one((listener, target));
+        let hash = self.hasher.hash_one((scope, target));
         let (hasher, all) = (&self.hasher, &self.seen);
         self.targets
             .insert_unique(hash, at, |at| hash_of(hasher, all, *at));
         Ok(Place(at))
     }
 
-    /// Looks up what may be served at `now` for a remembered target. An answer counts as a hit
-    /// unless the caller has `waited` for it.
+    /// Looks up what may be served at `now` for a remembered target.
     #[must_use]
-    pub fn look(&mut self, place: Place, now: UnixMs, waited: bool) -> Found<'_> {
+    pub fn look(&mut self, place: Place, now: UnixMs, turn: Turn) -> Found<'_> {
         let seen = self.seen[place.0]
             .as_mut()
             .expect("a place is used before the next tick");
@@ -160,14 +181,31 @@ impl View {
             None => false,
         };
         if !servable {
-            return join(&self.cache, seen, now);
+            return match turn {
+                Turn::First | Turn::Again => join(&self.cache, seen, now),
+                Turn::Last => Found::Nothing,
+            };
         }
         let entry = seen.entry.as_ref().expect("a servable entry is there");
-        seen.hits += u64::from(!waited);
+        let unwanted = turn == Turn::First
+            && match &seen.asked.force {
+                None => false,
+                Some(Force::Always) => true,
+                Some(Force::IfHash(hash)) => entry.has_hash(hash),
+            };
+        if unwanted
+            && let Some((waiter, leader)) =
+                seen.slot.join_forced(now, || self.cache.may_force(now))
+        {
+            let leader = leader.map(|leader| (Arc::clone(&seen.slot), leader));
+            return Found::Wait(waiter, leader);
+        }
+        seen.hits += u64::from(turn == Turn::First);
         seen.last_used = now;
         let left_s = entry.token.lifetime.expires_at().since(now) / 1000;
         self.digits = Digits::new(left_s);
-        Found::Body(entry.rendered(seen.dialect).with(&self.digits))
+        let body = entry.rendered(seen.asked.shape, seen.permit.key());
+        Found::Body(body.with(&self.digits))
     }
 
     /// The 1 s tick: adds hits up, reports which keys were used and when, and lets go of entries
@@ -215,7 +253,7 @@ impl View {
 
 fn hash_of(hasher: &foldhash::fast::RandomState, all: &[Option<Seen>], at: usize) -> u64 {
     let seen = all[at].as_ref().expect("an indexed target is kept");
-    hasher.hash_one((seen.listener, &*seen.target))
+    hasher.hash_one((seen.scope, &*seen.target))
 }
 
 fn join<'a>(cache: &Cache, seen: &mut Seen, now: UnixMs) -> Found<'a> {
@@ -248,6 +286,8 @@ mod tests {
     use crate::authz::{Caller, Policy};
     use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 
+    const PLAIN: Asked = Asked { shape: Shape::Metadata, force: None };
+
     fn permit(resource: &str) -> Permit {
         let key = TokenKey {
             upstream: "imds".into(),
@@ -276,7 +316,7 @@ mod tests {
             lifetime,
             client_id: None,
         });
-        assert!(slot.publish(cache.entry(slot.key(), token)));
+        assert!(slot.publish(cache.entry(slot.key(), token, None)));
         slot
     }
 
@@ -285,7 +325,7 @@ mod tests {
     }
 
     fn body(view: &mut View, place: Place, now: UnixMs) -> Option<String> {
-        match view.look(place, now, false) {
+        match view.look(place, now, Turn::First) {
             Found::Body(parts) => Some(String::from_utf8(parts.concat()).unwrap()),
             _ => None,
         }
@@ -296,7 +336,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         let slot = publish(&cache, "r", 1000);
         let mut view = view(&cache);
-        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        let place = view.remember(0, b"t", PLAIN, permit("r")).unwrap();
         assert!(body(&mut view, place, UnixMs(0)).is_some());
         // Taking either again on this thread would stand for ever.
         let _slot = slot.hold();
@@ -310,7 +350,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         publish(&cache, "r", 1000);
         let mut view = view(&cache);
-        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        let place = view.remember(0, b"t", PLAIN, permit("r")).unwrap();
         assert!(
             body(&mut view, place, UnixMs(0))
                 .unwrap()
@@ -329,7 +369,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         publish(&cache, "r", 1000);
         let mut view = view(&cache);
-        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        let place = view.remember(0, b"t", PLAIN, permit("r")).unwrap();
         // 1000 s less the margin of 15 s.
         assert!(body(&mut view, place, UnixMs(984_999)).is_some());
         assert!(body(&mut view, place, UnixMs(985_000)).is_none());
@@ -339,9 +379,9 @@ mod tests {
     fn one_target_on_two_listeners_is_remembered_twice() {
         let cache = Arc::new(Cache::new());
         let mut view = view(&cache);
-        let first = view.remember(0, b"t", Dialect::Imds, permit("a")).unwrap();
+        let first = view.remember(0, b"t", PLAIN, permit("a")).unwrap();
         assert!(view.find(1, b"t").is_none());
-        let second = view.remember(1, b"t", Dialect::Imds, permit("b")).unwrap();
+        let second = view.remember(1, b"t", PLAIN, permit("b")).unwrap();
         assert_ne!(first.0, second.0);
         assert_eq!(view.find(0, b"t").unwrap().0, first.0);
     }
@@ -351,7 +391,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         let slot = publish(&cache, "r", 1000);
         let mut view = view(&cache);
-        let place = view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        let place = view.remember(0, b"t", PLAIN, permit("r")).unwrap();
         body(&mut view, place, UnixMs(5));
         body(&mut view, place, UnixMs(7));
         assert_eq!(slot.hits(), 0);
@@ -365,7 +405,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         let slot = publish(&cache, "r", 1000);
         let mut view = view(&cache);
-        view.remember(0, b"t", Dialect::Imds, permit("r")).unwrap();
+        view.remember(0, b"t", PLAIN, permit("r")).unwrap();
         cache.retire(&slot);
         view.tick();
         assert!(view.find(0, b"t").is_none());
@@ -377,7 +417,7 @@ mod tests {
         let cache = Arc::new(Cache::new());
         let mut view = view(&cache);
         for i in 0..MAX_TARGETS_PER_WORKER + 10 {
-            view.remember(0, i.to_string().as_bytes(), Dialect::Imds, permit("r"))
+            view.remember(0, i.to_string().as_bytes(), PLAIN, permit("r"))
                 .unwrap();
         }
         assert!(view.targets.len() <= MAX_TARGETS_PER_WORKER);

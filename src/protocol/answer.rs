@@ -31,6 +31,16 @@ pub enum Shape {
 impl Shape {
     /// How many there are.
     pub const COUNT: usize = 7;
+    /// Every shape.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Metadata,
+        Self::AppService,
+        Self::Epoch2017,
+        Self::Date2017,
+        Self::Arc,
+        Self::ServiceFabric,
+        Self::CloudShell,
+    ];
 
     /// The shape of a dialect's answers; `dates` asks for dates in 2017-09-01.
     #[must_use]
