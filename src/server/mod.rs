@@ -6,6 +6,7 @@
 //! it plain values.
 
 mod admin_front;
+pub mod arc_keys;
 mod connection;
 pub mod handler;
 mod listener;
