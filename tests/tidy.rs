@@ -25,7 +25,7 @@ const ROOMS: [(&str, u8); 16] = [
 ];
 
 /// Where each package may be named; the first place is the one that must.
-const PACKAGES: [(&str, &[&str]); 8] = [
+const PACKAGES: [(&str, &[&str]); 10] = [
     (
         "tokio",
         &[
@@ -46,9 +46,12 @@ const PACKAGES: [(&str, &[&str]); 8] = [
             "store/keys.rs",
             "cache/echo.rs",
             "server/arc_keys.rs",
+            "server/tls.rs",
         ],
     ),
     ("subtle", &["server/"]),
+    ("rustls", &["server/"]),
+    ("rcgen", &["server/tls.rs"]),
     (
         "tracing",
         &[

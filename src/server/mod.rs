@@ -12,6 +12,7 @@ pub mod handler;
 mod listener;
 mod reject;
 mod settings;
+pub mod tls;
 mod workers;
 
 pub use admin_front::AdminFront;
