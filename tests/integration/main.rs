@@ -6,6 +6,7 @@ mod admin;
 mod bad_input;
 mod canary;
 mod commands;
+mod corpus;
 mod recordings;
 mod restart;
 mod single_flight;
