@@ -7,6 +7,7 @@ mod bad_input;
 mod canary;
 mod commands;
 mod corpus;
+mod peers;
 mod recordings;
 mod restart;
 mod single_flight;
