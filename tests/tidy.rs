@@ -25,7 +25,7 @@ const ROOMS: [(&str, u8); 16] = [
 ];
 
 /// Where each package may be named; the first place is the one that must.
-const PACKAGES: [(&str, &[&str]); 7] = [
+const PACKAGES: [(&str, &[&str]); 10] = [
     (
         "tokio",
         &[
@@ -39,7 +39,19 @@ const PACKAGES: [(&str, &[&str]); 7] = [
     ("hyper", &["server/", "upstream/"]),
     ("dashmap", &["cache/index.rs"]),
     ("sled", &["store/db.rs"]),
-    ("ring", &["store/seal.rs", "store/keys.rs", "cache/echo.rs"]),
+    (
+        "ring",
+        &[
+            "store/seal.rs",
+            "store/keys.rs",
+            "cache/echo.rs",
+            "server/arc_keys.rs",
+            "server/tls.rs",
+        ],
+    ),
+    ("subtle", &["server/"]),
+    ("rustls", &["server/"]),
+    ("rcgen", &["server/tls.rs"]),
     (
         "tracing",
         &[

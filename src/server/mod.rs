@@ -6,11 +6,13 @@
 //! it plain values.
 
 mod admin_front;
+pub mod arc_keys;
 mod connection;
 pub mod handler;
 mod listener;
 mod reject;
 mod settings;
+pub mod tls;
 mod workers;
 
 pub use admin_front::AdminFront;

@@ -6,6 +6,8 @@ mod admin;
 mod bad_input;
 mod canary;
 mod commands;
+mod corpus;
+mod peers;
 mod recordings;
 mod restart;
 mod single_flight;

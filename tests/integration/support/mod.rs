@@ -1,5 +1,6 @@
 //! What tests share: a Foretoken on free ports in front of an emulator, and plain sockets.
 
+pub mod corpus;
 pub mod http;
 pub mod jwt;
 pub mod metrics;
