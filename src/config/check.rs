@@ -99,7 +99,9 @@ impl Check {
             server: server::Settings {
                 listeners: listeners?,
                 workers: workers?,
+                remote_callers: false,
             },
+            clients: [].into(),
             admin: admin?,
             upstream: upstream?,
             store: store?,
@@ -134,6 +136,8 @@ impl Check {
                 dialects: vec![Dialect::Imds],
                 expires_on_2017: ExpiresOn::default(),
                 without_metadata: false,
+                tls: None,
+                arc: None,
                 optional: ip.is_ipv6(),
             }
         });
@@ -159,6 +163,8 @@ impl Check {
             dialects: dialects?.value,
             expires_on_2017: ExpiresOn::default(),
             without_metadata: false,
+            tls: None,
+            arc: None,
             optional: false,
         })
     }

@@ -65,7 +65,7 @@ impl<T> Meant<Option<T>> {
 }
 
 /// Settings with their origins. Displays as one line for each setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Effective {
     /// What is in force.
     pub settings: Settings,
@@ -113,6 +113,7 @@ impl fmt::Display for Effective {
 fn rows(settings: &Settings) -> Vec<(String, String)> {
     let Settings {
         server,
+        clients: _,
         admin,
         upstream,
         store,

@@ -137,7 +137,12 @@ fn settings_told_as_toml_mean_the_same_again() {
             listener.optional = false;
         }
         let told = parse(&again, Path::new("again.toml"), &environment());
-        assert_eq!(told.map_err(|e| e.to_string()), Ok(expected), "{again}");
+        let told = told.map_err(|e| e.to_string());
+        assert_eq!(
+            format!("{told:?}"),
+            format!("{:?}", Ok::<_, ()>(expected)),
+            "{again}"
+        );
     }
 }
 

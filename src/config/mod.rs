@@ -14,6 +14,7 @@
 //! from where.
 
 use std::path::Path;
+use std::sync::Arc;
 
 mod check;
 mod effective;
@@ -33,13 +34,16 @@ pub use mistake::{ConfigError, Mistake, Mistakes, Place};
 pub use source::Environment;
 
 use crate::telemetry::log;
-use crate::{admin, server, store, upstream};
+use crate::{admin, authz, server, store, upstream};
 
-/// The settings of the whole program.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The settings of the whole program. They hold the clients' secrets, which neither `Debug` nor
+/// anything else here prints.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// `[[listener]]` and `[server]`.
     pub server: server::Settings,
+    /// Every `[[client]]`, in the order of the file.
+    pub clients: Arc<[authz::Client]>,
     /// `[admin]`.
     pub admin: admin::Settings,
     /// `[upstream]`.
