@@ -1,5 +1,7 @@
 //! What the policy needs to know.
 
+use std::fmt;
+
 use crate::token::{Identity, Secret};
 
 /// One `[[client]]`: a caller that proves itself by a secret of its own.
@@ -14,4 +16,11 @@ pub struct Client {
     pub resources: Vec<Box<str>>,
     /// Whose token a request without a selector gets; one of `identities`.
     pub default_identity: Option<Identity>,
+}
+
+/// By name only, so that settings can be printed.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.name).finish()
+    }
 }

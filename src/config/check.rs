@@ -1,29 +1,28 @@
 //! A configuration as meant: every option settled, by what was typed or by its default.
 //!
 //! Owns the defaults and the limits of numbers. Promises that a mistake in one option does not
-//! hide those in others. Leaves what one value means to `value.rs`, and what several mean
-//! together to `rules.rs`.
+//! hide those in others. Leaves what one value means to `value.rs`, what several mean together to
+//! `rules.rs`, and the tables that come again to `listener.rs` and `client.rs`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::effective::{Effective, Meant, Origin, listener_option, mode_name};
+use super::effective::{Effective, Meant, Origin, mode_name};
 
 use super::mistake::{At, Complaint, Mistake, Mistakes, without_echoes};
+use super::names::REMOTE;
 use super::raw::{Document, Table, Typed};
 use super::rules::Rules;
-use super::source::Environment;
+use super::source::{Environment, SecretFiles};
 use super::{Settings, endpoint, value};
-use crate::protocol::Dialect;
-use crate::server::{Address, ExpiresOn, Listener};
+use crate::server::Address;
 use crate::store::Mode;
 use crate::telemetry::log::{self, Format, Level};
 use crate::upstream::Kind;
 use crate::{admin, server, store, upstream};
 
-/// Below 32768, where Linux begins to hand out ports by itself.
-const LISTENER_PORT: u16 = 16925;
+/// Below 32768, where Linux begins to hand out ports by itself; `listener.rs` has the one below.
 const ADMIN_PORT: u16 = 16926;
 
 /// Azure's Instance Metadata Service.
@@ -41,13 +40,19 @@ const MAX_PER_SECOND_LIMITS: RangeInclusive<usize> = 1..=1000;
 const WORKERS_LIMITS: RangeInclusive<usize> = 1..=256;
 
 /// What a configuration means, or everything that is wrong with it.
-pub(super) fn check(text: &str, file: &Path, env: &Environment) -> Result<Effective, Mistakes> {
+pub(super) fn check(
+    text: &str,
+    file: &Path,
+    env: &Environment,
+    secret_files: &SecretFiles,
+) -> Result<Effective, Mistakes> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (document, slips) = Document::parse(text);
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut check = Check {
         folder: env.working_directory.join(folder),
         state: env.state(),
+        secret_files,
         stateless: false,
         whole: slips.is_empty(),
         found: document.misplaced(),
@@ -72,94 +77,45 @@ pub(super) fn check(text: &str, file: &Path, env: &Environment) -> Result<Effect
 }
 
 /// Work under way.
-struct Check {
+pub(super) struct Check<'e> {
     /// Where relative paths start.
-    folder: PathBuf,
+    pub folder: PathBuf,
     /// The folder for what outlives a restart, and the variable that names it.
     state: Option<(PathBuf, &'static str)>,
+    /// Reads what `secret_file` names.
+    pub secret_files: &'e SecretFiles,
     /// A default needs a folder for state, and there is none.
     stateless: bool,
     /// The text is all TOML, so what is not there was not typed.
     whole: bool,
-    found: Vec<At<Complaint>>,
+    pub found: Vec<At<Complaint>>,
     origins: Vec<(String, Origin)>,
-    rules: Rules,
+    pub rules: Rules,
 }
 
 /// Each table gives `None` if one of its options is wrong; why is in `found`.
-impl Check {
+impl Check<'_> {
     fn settings(&mut self, document: &Document<'_>, cpus: usize) -> Option<Settings> {
-        let listeners = self.listeners(document.listeners());
+        let server = document.table("server");
+        let remote = self.remote(&server);
+        let listeners = self.listeners(document.tables("listener"), remote);
+        let clients = self.clients(&document.tables("client").unwrap_or_default());
         let admin = self.admin(&document.table("admin"));
         let upstream = self.upstream(&document.table("upstream"));
         let store = self.store(&document.table("store"));
-        let workers = self.workers(&document.table("server"), cpus);
+        let workers = self.workers(&server, cpus);
         let log = self.log(&document.table("log"));
         Some(Settings {
             server: server::Settings {
                 listeners: listeners?,
                 workers: workers?,
+                remote_callers: remote?,
             },
+            clients: clients?,
             admin: admin?,
             upstream: upstream?,
             store: store?,
             log: log?,
-        })
-    }
-
-    fn listeners(&mut self, typed: Option<Vec<Table<'_>>>) -> Option<Vec<Listener>> {
-        let Some(tables) = typed else {
-            return Some(self.default_listeners());
-        };
-        let listeners: Vec<_> = tables
-            .iter()
-            .enumerate()
-            .map(|(nth, table)| self.listener(nth, table))
-            .collect();
-        listeners.into_iter().collect()
-    }
-
-    /// IPv6 is switched off on many machines, so its listener is optional.
-    fn default_listeners(&mut self) -> Vec<Listener> {
-        let both = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
-        let listeners = both.into_iter().enumerate().map(|(nth, ip)| {
-            let address = Address::Tcp(SocketAddr::new(ip, LISTENER_PORT));
-            let name = listener_option(nth, "address");
-            self.rules.takes(&name, fixed(address.clone()));
-            Listener {
-                address,
-                dialects: vec![Dialect::Imds],
-                expires_on_2017: ExpiresOn::default(),
-                without_metadata: false,
-                optional: ip.is_ipv6(),
-            }
-        });
-        listeners.collect()
-    }
-
-    fn listener(&mut self, nth: usize, table: &Table<'_>) -> Option<Listener> {
-        let folder = self.folder.clone();
-        let name = listener_option(nth, "address");
-        let typed = match table.string("address") {
-            Ok(None) if self.whole => Err(no_address().at(table.span.clone())),
-            typed => typed,
-        };
-        let meaning = |typed: &str| value::listener_address(typed, &folder);
-        let address = self.option(&name, typed, meaning, None);
-        self.rules.takes(&name, address.clone());
-        let name = listener_option(nth, "dialects");
-        let typed = table.strings("dialects");
-        let default = fixed(vec![Dialect::Imds]);
-        let dialects = self.settle(&name, typed, value::dialects, default);
-        Some(Listener {
-            address: address?.value,
-            dialects: dialects?.value,
-            expires_on_2017: ExpiresOn::default(),
-            without_metadata: false,
-            optional: false,
         })
     }
 
@@ -236,6 +192,12 @@ impl Check {
         })
     }
 
+    fn remote(&mut self, table: &Table<'_>) -> Option<bool> {
+        let typed = table.boolean(REMOTE);
+        let remote = self.option(&format!("server.{REMOTE}"), typed, Ok, fixed(false))?;
+        Some(remote.value)
+    }
+
     fn workers(&mut self, table: &Table<'_>, cpus: usize) -> Option<usize> {
         let typed = table.integer("workers");
         let meaning = |typed: &_| value::number(typed, &WORKERS_LIMITS);
@@ -257,8 +219,21 @@ impl Check {
         })
     }
 
+    /// An option without a default. That it is missing is known only of a text that is all TOML.
+    pub fn required<T>(
+        &self,
+        table: &Table<'_>,
+        typed: Typed<T>,
+        missing: impl FnOnce() -> Complaint,
+    ) -> Typed<T> {
+        match typed {
+            Ok(None) if self.whole => Err(missing().at(table.span.clone())),
+            typed => typed,
+        }
+    }
+
     /// Settles an option whose value is right or wrong as a whole.
-    fn option<V, T>(
+    pub fn option<V, T>(
         &mut self,
         name: &str,
         typed: Typed<V>,
@@ -270,7 +245,7 @@ impl Check {
     }
 
     /// Settles an option: what was typed, else the default, else nothing.
-    fn settle<V, T>(
+    pub fn settle<V, T>(
         &mut self,
         name: &str,
         typed: Typed<V>,
@@ -301,7 +276,7 @@ impl Check {
     }
 
     /// A default in the folder for state. That there is none matters only where it is needed.
-    fn in_state(&mut self, file: &str, typed: &Typed<&str>) -> Option<Meant<PathBuf>> {
+    pub fn in_state<T>(&mut self, file: &str, typed: &Typed<T>) -> Option<Meant<PathBuf>> {
         self.stateless |= self.whole && self.state.is_none() && matches!(typed, Ok(None));
         let (folder, variable) = self.state.as_ref()?;
         Some(Meant {
@@ -312,14 +287,9 @@ impl Check {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "not every option has a default")]
-fn fixed<T>(value: T) -> Option<Meant<T>> {
+pub(super) fn fixed<T>(value: T) -> Option<Meant<T>> {
     let origin = Origin::Default;
     Some(Meant { value, origin })
-}
-
-fn no_address() -> Complaint {
-    let hint = "give it one, like `address = \"127.0.0.1:16925\"`";
-    Complaint::new("this listener has no `address`", hint)
 }
 
 fn no_state() -> Mistake {

@@ -1,15 +1,22 @@
 //! The settings in force and where each came from, for `foretoken check`.
 //!
 //! Owns the text of that report: one line for each setting, `name = value  # origin`, with the
-//! value as it would be typed.
+//! value as it would be typed; only of a secret it says no more than that there is one.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
+use super::listener::expires_on_name;
 use super::mistake::line_of;
+use super::names::REMOTE;
+use crate::authz::Client;
 use crate::protocol::Dialect;
+use crate::server::Listener;
+
+/// Columns, beyond which a setting's origin stands out of line.
+const MAX_WIDTH: usize = 100;
 
 /// Where a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +72,7 @@ impl<T> Meant<Option<T>> {
 }
 
 /// Settings with their origins. Displays as one line for each setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Effective {
     /// What is in force.
     pub settings: Settings,
@@ -102,7 +109,9 @@ impl fmt::Display for Effective {
             .map(|(name, value)| (format!("{name} = {value}"), self.origin(&name).to_owned()))
             .collect();
         let widths = rows.iter().map(|(row, _)| row.chars().count());
-        let width = widths.max().unwrap_or_default();
+        // One long list does not push every origin off the screen.
+        let width = widths.filter(|width| *width <= MAX_WIDTH).max();
+        let width = width.unwrap_or_default();
         for (row, origin) in rows {
             writeln!(f, "{row:width$}  # {origin}")?;
         }
@@ -113,25 +122,19 @@ impl fmt::Display for Effective {
 fn rows(settings: &Settings) -> Vec<(String, String)> {
     let Settings {
         server,
+        clients,
         admin,
         upstream,
         store,
         log,
     } = settings;
-    let path = |path: &PathBuf| format!("{:?}", path.display().to_string());
-    let mut rows = Vec::new();
-    for (nth, listener) in server.listeners.iter().enumerate() {
-        let name = |key| listener_option(nth, key);
-        let dialects: Vec<_> = listener
-            .dialects
-            .iter()
-            .copied()
-            .map(Dialect::as_str)
-            .collect();
-        let address = listener.address.to_string();
-        rows.push((name("address"), format!("{address:?}")));
-        rows.push((name("dialects"), format!("{dialects:?}")));
-    }
+    let path = |path: &PathBuf| quoted(path);
+    let listeners = server.listeners.iter().enumerate();
+    let mut rows: Vec<_> = listeners
+        .flat_map(|(nth, listener)| listener_rows(nth, listener))
+        .collect();
+    let clients = clients.iter().enumerate();
+    rows.extend(clients.flat_map(|(nth, client)| client_rows(nth, client)));
     let socket = admin.socket.as_ref().map_or("\"off\"".to_owned(), path);
     let others = [
         ("admin.address", format!("\"{}\"", admin.address)),
@@ -150,6 +153,10 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
         ("store.path", path(&store.path)),
         ("store.key", path(&store.key)),
         ("server.workers", server.workers.to_string()),
+        (
+            &format!("server.{REMOTE}"),
+            server.remote_callers.to_string(),
+        ),
         ("log.level", format!("{:?}", log.level.as_str())),
         ("log.format", format!("{:?}", log.format.as_str())),
     ];
@@ -157,9 +164,74 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
     rows
 }
 
+/// Options of a dialect are told where it is spoken.
+fn listener_rows(nth: usize, listener: &Listener) -> Vec<(String, String)> {
+    let dialects = listener.dialects.iter().copied().map(Dialect::as_str);
+    let dialects: Vec<_> = dialects.collect();
+    let address = listener.address.to_string();
+    let mut rows = vec![
+        ("address", format!("{address:?}")),
+        ("dialects", format!("{dialects:?}")),
+    ];
+    if listener.dialects.contains(&Dialect::AppService2017) {
+        let form = expires_on_name(listener.expires_on_2017);
+        rows.push(("expires_on_2017", format!("{form:?}")));
+    }
+    if listener.dialects.contains(&Dialect::Imds) {
+        rows.push(("without_metadata", listener.without_metadata.to_string()));
+    }
+    rows.extend(listener.tls.as_ref().map(|tls| ("tls", quoted(tls))));
+    if let Some(arc) = &listener.arc {
+        rows.push(("arc_folder", quoted(&arc.folder)));
+        rows.extend(
+            arc.group
+                .iter()
+                .map(|group| ("arc_group", format!("{group:?}"))),
+        );
+        rows.push(("arc_allow_agent", arc.allow_agent.to_string()));
+    }
+    let rows = rows.into_iter();
+    rows.map(|(key, value)| (listener_option(nth, key), value))
+        .collect()
+}
+
+/// A client's name, what it may have, and that it has a secret.
+fn client_rows(nth: usize, client: &Client) -> Vec<(String, String)> {
+    let Client {
+        name,
+        secret: _,
+        identities,
+        resources,
+        default_identity,
+    } = client;
+    let identities: Vec<_> = identities.iter().map(ToString::to_string).collect();
+    let mut rows = vec![
+        ("name", format!("{name:?}")),
+        ("secret", "(set)".to_owned()),
+        ("identities", format!("{identities:?}")),
+    ];
+    if !resources.is_empty() {
+        rows.push(("resources", format!("{resources:?}")));
+    }
+    let default = default_identity.as_ref();
+    rows.extend(default.map(|it| ("default_identity", format!("\"{it}\""))));
+    let rows = rows.into_iter();
+    rows.map(|(key, value)| (client_option(nth, key), value))
+        .collect()
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
 /// A listener's option by name; listeners are counted from 1.
 pub(super) fn listener_option(nth: usize, key: &str) -> String {
     format!("listener[{}].{key}", nth + 1)
+}
+
+/// A client's option by name; clients are counted from 1.
+pub(super) fn client_option(nth: usize, key: &str) -> String {
+    format!("client[{}].{key}", nth + 1)
 }
 
 /// The name of a store mode in the configuration.

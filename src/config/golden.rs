@@ -8,8 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use zeroize::Zeroizing;
 
 use super::check::check;
+use super::mistake::Complaint;
 use super::{Environment, option_names, parse};
 use crate::server::Address;
 
@@ -24,8 +26,22 @@ fn environment() -> Environment {
     }
 }
 
+/// What the corpus names by `secret_file`; `source.rs` tests the real ones.
+fn secret_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
+    let content = match path.file_name().and_then(|name| name.to_str()) {
+        Some("orders.secret") => "kept-in-a-file-of-its-own",
+        Some("short.secret") => "kept",
+        Some("two_lines.secret") => "kept-in-the-first\nline",
+        _ => {
+            let message = format!("cannot read {}", path.display());
+            return Err(Complaint::new(message, "name another"));
+        }
+    };
+    Ok(content.as_bytes().to_vec().into())
+}
+
 fn outcome(text: &str, file: &Path) -> (&'static str, String) {
-    match check(text, file, &environment()) {
+    match check(text, file, &environment(), &secret_file) {
         Ok(effective) => ("good", effective.to_string()),
         Err(mistakes) => ("bad", format!("{mistakes}\n")),
     }
@@ -120,14 +136,17 @@ fn relative_paths_start_at_the_folder_of_the_file() {
 fn settings_told_as_toml_mean_the_same_again() {
     for file in corpus("good") {
         let text = fs::read_to_string(&file).unwrap();
-        let effective = check(&text, &file, &environment()).unwrap();
+        let effective = check(&text, &file, &environment(), &secret_file).unwrap();
         let mut again = String::new();
         for line in effective.to_string().lines() {
-            match line.strip_prefix("listener[") {
-                Some(rest) => {
-                    let option = rest.split_once("].").unwrap().1;
-                    let heading = option.starts_with("address").then_some("[[listener]]\n");
-                    again.extend([heading.unwrap_or_default(), option, "\n"]);
+            // A secret is not told, so each is given another.
+            let line = line.replace("(set)", &format!("\"secret-of-line-{}\"", again.len()));
+            match line.split_once("].") {
+                Some((table, option)) => {
+                    let table = table.split('[').next().unwrap();
+                    let first = ["address", "name"].iter().any(|it| option.starts_with(it));
+                    let heading = first.then(|| format!("[[{table}]]\n"));
+                    again.extend([&heading.unwrap_or_default(), option, "\n"]);
                 }
                 None => again = format!("{line}\n{again}"),
             }
@@ -137,7 +156,12 @@ fn settings_told_as_toml_mean_the_same_again() {
             listener.optional = false;
         }
         let told = parse(&again, Path::new("again.toml"), &environment());
-        assert_eq!(told.map_err(|e| e.to_string()), Ok(expected), "{again}");
+        let told = told.map_err(|e| e.to_string());
+        assert_eq!(
+            format!("{told:?}"),
+            format!("{:?}", Ok::<_, ()>(expected)),
+            "{again}"
+        );
     }
 }
 
@@ -162,9 +186,39 @@ fn the_examples_in_the_reference_are_good() {
         .collect();
     assert!(examples.len() > option_names().count());
     for example in examples {
-        let told = parse(example, Path::new("example.toml"), &environment());
+        let file = Path::new("example.toml");
+        let told = check(example, file, &environment(), &secret_file);
         assert!(told.is_ok(), "{example}\n{}", told.unwrap_err());
     }
+}
+
+/// A configuration with a client in it, after a few slips of the finger anywhere but in the secret.
+fn slips() -> impl Strategy<Value = String> {
+    let texts = [
+        "[[client]]\nname = \"a\"\nsecret = \"CANARY\"\nidentities = [\"system\"]\n",
+        "client = [{ secret = 'CANARY', identities = [\"system\"], name = \"a\" }]\n",
+        "[log]\nlevel = \"x\"\n[[client]]\n\"secret\"=\"CANARY\"\n[admin]\nsocket = 1\n",
+        "[store]\npath = \"\"\nkey = \"\"\n[[client]]\nsecret = \"CANARY\"\n",
+        "[[client]]\nidentities = [\n  \"x=1\",\n]\nsecret = \"\"\"CANARY\"\"\"\n",
+    ];
+    let slip = (
+        any::<prop::sample::Index>(),
+        r#"[]\["'=\n sx#{,.é]?"#,
+        any::<bool>(),
+    );
+    let slips = prop::collection::vec(slip, 0..3);
+    (prop::sample::select(texts.to_vec()), slips).prop_map(|(text, slips)| {
+        let mut text = text.to_owned();
+        for (at, typed, over) in slips {
+            let canary = text.find("CANARY").unwrap();
+            let at = text.floor_char_boundary(at.index(text.len()));
+            let next = text.ceil_char_boundary(at + usize::from(over));
+            if next <= canary || at >= canary + "CANARY".len() {
+                text.replace_range(at..next, &typed);
+            }
+        }
+        text.replace("CANARY", "canary-0123456789")
+    })
 }
 
 /// Lines that look like a configuration, as often broken as not.
@@ -182,6 +236,14 @@ proptest! {
     fn any_text_is_settings_or_mistakes(text in prop_oneof![any::<String>(), lines()]) {
         let told = outcome(&text, Path::new("f.toml"));
         prop_assert!(!told.1.is_empty());
+    }
+
+    #[test]
+    fn no_slip_brings_a_secret_to_light(text in slips()) {
+        let told = outcome(&text, Path::new("f.toml")).1;
+        prop_assert!(!told.contains("canary"), "{text}\n{told}");
+        let settings = parse(&text, Path::new("f.toml"), &environment());
+        prop_assert!(!format!("{settings:?}").contains("canary"), "{settings:?}");
     }
 
     #[test]

@@ -2,13 +2,19 @@
 //!
 //! Owns the text an operator sees: `FILE:LINE:COLUMN: what is wrong`, the line with a caret under
 //! it, and a hint. Promises that nothing from the file reaches the terminal as a control
-//! character. Leaves what counts as a mistake to the other files.
+//! character, and no secret reaches it at all. Leaves what counts as a mistake to the other files,
+//! and what of a line may be shown to `veil.rs`.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use super::veil::{VEIL, hidden_from};
+
+/// How a complaint of the parser begins.
+pub(super) const NOT_TOML: &str = "not TOML: ";
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +61,12 @@ pub struct Mistake {
 
 impl Mistake {
     pub(super) fn placed(complaint: At<Complaint>, text: &str, file: &Path) -> Self {
-        let At { value, span } = complaint;
+        let At { mut value, span } = complaint;
+        // A complaint quotes the value that it is about; the parser's own repeat nothing.
+        let repeats = value.message.contains('"') && !value.message.starts_with(NOT_TOML);
+        if repeats && veiled(text, &span) {
+            value = unspoken();
+        }
         Self {
             place: Some(Place::of(&span, text, file)),
             message: value.message,
@@ -92,7 +103,7 @@ pub struct Place {
     pub column: usize,
     /// In characters, at least 1. What goes on in the next line is not counted.
     pub width: usize,
-    /// The whole line, without its end.
+    /// The line without its end; what may be a secret is left out.
     pub source_line: String,
 }
 
@@ -104,9 +115,22 @@ impl Place {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = after.find('\n').map_or(text.len(), |n| start + n);
         let end = text.floor_char_boundary(span.end.clamp(start, line_end));
+        let line = line_of(text, start);
+        if let Some(hidden) = hidden_from(text, line) {
+            let hidden = line_start + hidden;
+            let (start, end) = (start.min(hidden), end.min(hidden));
+            let shown = &text[line_start..hidden];
+            return Self {
+                file: file.to_owned(),
+                line,
+                column: text[line_start..start].chars().count() + 1,
+                width: text[start..end].trim_end().chars().count().max(1),
+                source_line: format!("{shown}{VEIL}"),
+            };
+        }
         Self {
             file: file.to_owned(),
-            line: line_of(text, start),
+            line,
             column: text[line_start..start].chars().count() + 1,
             width: text[start..end].trim_end().chars().count().max(1),
             source_line: text[line_start..line_end].trim_end().to_owned(),
@@ -129,6 +153,20 @@ impl Place {
 fn printable(text: &str) -> String {
     let unprintable = |c: char| c.is_control() && c != '\t';
     text.replace(unprintable, "\u{fffd}")
+}
+
+/// Whether the bytes of a span may hold a secret.
+fn veiled(text: &str, span: &Range<usize>) -> bool {
+    let start = text.floor_char_boundary(span.start);
+    let end = text.floor_char_boundary(span.end.max(start));
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let hidden = hidden_from(text, line_of(text, start));
+    text[start..end].contains('\n') || hidden.is_some_and(|hidden| line_start + hidden <= start)
+}
+
+fn unspoken() -> Complaint {
+    let message = "this value is wrong; it is not repeated, since it may hold a secret";
+    Complaint::new(message, "docs/configuration.md says what the option takes")
 }
 
 /// The line that holds a byte, counted from 1.
@@ -204,24 +242,32 @@ mod tests {
     #[test]
     fn the_caret_stands_under_the_value() {
         assert_eq!(
-            shown("a = 1\nb = 22\n", 10..12),
-            "f.toml:2:5: wrong\n    b = 22\n        ^^\nhint: right"
+            shown("key = 1\nmode = 22\n", 15..17),
+            "f.toml:2:8: wrong\n    mode = 22\n           ^^\nhint: right"
+        );
+    }
+
+    #[test]
+    fn the_caret_stays_with_what_is_left_of_a_line_that_holds_a_secret() {
+        assert_eq!(
+            shown("secret = \"hunter2\"\n", 12..14),
+            "f.toml:1:10: wrong\n    secret = …\n             ^\nhint: right"
         );
     }
 
     #[test]
     fn tabs_and_wide_text_before_the_value_keep_the_caret_in_place() {
         assert_eq!(
-            shown("\té = 1", 6..7),
-            "f.toml:1:6: wrong\n    \té = 1\n    \t    ^\nhint: right"
+            shown("\té.key = 1", 10..11),
+            "f.toml:1:10: wrong\n    \té.key = 1\n    \t        ^\nhint: right"
         );
     }
 
     #[test]
     fn a_span_over_several_lines_is_marked_on_its_first() {
         assert_eq!(
-            shown("a = [\r\n1]", 4..9),
-            "f.toml:1:5: wrong\n    a = [\n        ^\nhint: right"
+            shown("key = [\r\n1]", 6..11),
+            "f.toml:1:7: wrong\n    key = [\n          ^\nhint: right"
         );
     }
 

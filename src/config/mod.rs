@@ -10,20 +10,25 @@
 //!
 //! `source` reads · `raw` knows what was typed, `names` what can be · `value` and `endpoint` what
 //! one value means · `rules` what several must not mean together · `check` settles every option
-//! by these · `mistake` how it is told when they mean nothing · `effective` what came out, and
-//! from where.
+//! by these, `listener` and `client` those of their tables · `mistake` how it is told when they
+//! mean nothing, `veil` what of the file is never shown · `effective` what came out, and from
+//! where.
 
 use std::path::Path;
+use std::sync::Arc;
 
 mod check;
+mod client;
 mod effective;
 mod endpoint;
+mod listener;
 mod mistake;
 mod names;
 mod raw;
 mod rules;
 mod source;
 mod value;
+mod veil;
 
 #[cfg(test)]
 mod golden;
@@ -33,13 +38,16 @@ pub use mistake::{ConfigError, Mistake, Mistakes, Place};
 pub use source::Environment;
 
 use crate::telemetry::log;
-use crate::{admin, server, store, upstream};
+use crate::{admin, authz, server, store, upstream};
 
-/// The settings of the whole program.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The settings of the whole program. They hold the clients' secrets, which neither `Debug` nor
+/// anything else here prints.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// `[[listener]]` and `[server]`.
     pub server: server::Settings,
+    /// Every `[[client]]`, in the order of the file.
+    pub clients: Arc<[authz::Client]>,
     /// `[admin]`.
     pub admin: admin::Settings,
     /// `[upstream]`.
@@ -65,16 +73,17 @@ pub fn load(file: Option<&Path>, env: &Environment) -> Result<Settings, ConfigEr
 pub fn explain(file: Option<&Path>, env: &Environment) -> Result<Effective, ConfigError> {
     let text = file.map(source::read).transpose()?.unwrap_or_default();
     let file = file.unwrap_or(Path::new(""));
-    Ok(check::check(&text, file, env)?)
+    Ok(check::check(&text, file, env, &source::secret)?)
 }
 
 /// The settings that a file's text means. `file` names it in mistakes, and relative paths start
-/// at its folder; nothing is read.
+/// at its folder; nothing is read, so a client's secret stands in the text itself.
 ///
 /// # Errors
 /// All mistakes in the text and in the environment.
 pub fn parse(text: &str, file: &Path, env: &Environment) -> Result<Settings, Mistakes> {
-    check::check(text, file, env).map(|effective| effective.settings)
+    let files = &source::no_secret_files;
+    check::check(text, file, env, files).map(|effective| effective.settings)
 }
 
 /// Every option as `table.key`, in the order of the reference, for checking documents against.

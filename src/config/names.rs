@@ -3,9 +3,22 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 14] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 27] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
+    ("listener", "expires_on_2017", r#""date""#),
+    ("listener", "without_metadata", "true"),
+    ("listener", "tls", r#""/var/lib/foretoken/tls""#),
+    ("listener", "arc_folder", r#""/var/opt/azcmagent/tokens""#),
+    ("listener", "arc_group", r#""himds""#),
+    ("listener", "arc_allow_agent", "true"),
+    ("client", "name", r#""orders""#),
+    // No example of a secret: somebody would use it.
+    ("client", "secret", r#""…""#),
+    ("client", "secret_file", r#""orders.secret""#),
+    ("client", "identities", r#"["system"]"#),
+    ("client", "resources", r#"["https://vault.azure.net"]"#),
+    ("client", "default_identity", r#""system""#),
     ("admin", "address", r#""127.0.0.1:16926""#),
     ("admin", "socket", r#""/run/foretoken/admin.sock""#),
     ("upstream", "kind", r#""imds""#),
@@ -16,9 +29,16 @@ pub(super) const OPTIONS: [(&str, &str, &str); 14] = [
     ("store", "path", r#""/var/lib/foretoken/store""#),
     ("store", "key", r#""/var/lib/foretoken/foretoken.key""#),
     ("server", "workers", "4"),
+    ("server", REMOTE, "true"),
     ("log", "level", r#""info""#),
     ("log", "format", r#""text""#),
 ];
+
+/// The option that lets listeners stand where other machines reach them. Its name is its warning.
+pub(super) const REMOTE: &str = "i_understand_that_tokens_leave_this_machine";
+
+/// The tables that may come again.
+pub(super) const REPEATED: [&str; 2] = ["listener", "client"];
 
 /// The known name that a mistyped one is likely to mean.
 pub(super) fn nearest<'n>(
@@ -39,7 +59,10 @@ pub(super) fn nearest<'n>(
 
 /// Every table, in the order of the reference.
 pub(super) fn table_names() -> impl Iterator<Item = &'static str> {
-    ["listener", "admin", "upstream", "store", "server", "log"].into_iter()
+    [
+        "listener", "client", "admin", "upstream", "store", "server", "log",
+    ]
+    .into_iter()
 }
 
 /// The options of a table.
@@ -59,9 +82,10 @@ pub(super) fn example(table: &str, key: &str) -> &'static str {
 
 /// How a table is headed in the file.
 pub(super) fn heading(table: &str) -> String {
-    match table {
-        "listener" => "[[listener]]".to_owned(),
-        _ => format!("[{table}]"),
+    if REPEATED.contains(&table) {
+        format!("[[{table}]]")
+    } else {
+        format!("[{table}]")
     }
 }
 

@@ -7,8 +7,8 @@
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::mistake::{At, Complaint, line_of};
-use super::names::{example, heading, keys, table_names, unknown_key, unknown_table};
+use super::mistake::{At, Complaint, NOT_TOML, line_of};
+use super::names::{REPEATED, example, heading, keys, table_names, unknown_key, unknown_table};
 
 /// What was typed for one option: nothing, a value of the right type, or something else.
 pub(super) type Typed<T> = Result<Option<At<T>>, At<Complaint>>;
@@ -37,21 +37,20 @@ impl<'t> Document<'t> {
             let name = key.get_ref().as_ref();
             let complaint = match (name, value.get_ref()) {
                 _ if !table_names().any(|table| table == name) => Some(unknown_table(name)),
-                ("listener", DeValue::Array(items)) if items.is_empty() => Some(no_listener()),
-                ("listener", DeValue::Array(items)) => {
+                (_, DeValue::Array(items)) if REPEATED.contains(&name) => {
                     let odd = items.iter().filter(|item| !item.get_ref().is_table());
                     found.extend(odd.map(|item| wrong_shape(name).at(item.span())));
-                    None
+                    items.is_empty().then(|| empty_list(name))
                 }
-                ("listener", _) => Some(wrong_shape(name)),
-                (_, DeValue::Table(_)) => None,
+                (_, DeValue::Table(_)) if !REPEATED.contains(&name) => None,
                 _ => Some(wrong_shape(name)),
             };
             found.extend(complaint.map(|complaint| complaint.at(key.span())));
         }
-        let tables = table_names().filter(|name| *name != "listener");
-        let tables = tables.map(|name| self.table(name));
-        for table in tables.chain(self.listeners().into_iter().flatten()) {
+        let once = table_names().filter(|name| !REPEATED.contains(name));
+        let once = once.map(|name| self.table(name));
+        let again = REPEATED.iter().filter_map(|name| self.tables(name));
+        for table in once.chain(again.flatten()) {
             found.extend(table.unknown_keys());
         }
         found
@@ -69,16 +68,16 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The `[[listener]]` tables; a lone `[listener]` is read as one of them.
-    pub fn listeners(&self) -> Option<Vec<Table<'_>>> {
-        let typed = self.root.get("listener")?;
+    /// The tables of a name that may come again; a lone `[name]` is read as one of them.
+    pub fn tables(&self, name: &'static str) -> Option<Vec<Table<'_>>> {
+        let typed = self.root.get(name)?;
         Some(match typed.get_ref() {
             DeValue::Array(items) => items
                 .iter()
                 .filter(|item| item.get_ref().is_table())
-                .map(|item| Table::new("listener", item))
+                .map(|item| Table::new(name, item))
                 .collect(),
-            DeValue::Table(_) => vec![Table::new("listener", typed)],
+            DeValue::Table(_) => vec![Table::new(name, typed)],
             _ => Vec::new(),
         })
     }
@@ -112,6 +111,11 @@ impl<'a> Table<'a> {
     /// An option that is a whole number, of any size.
     pub fn integer(&self, key: &str) -> Typed<&'a DeInteger<'a>> {
         self.typed(key, "a whole number", DeValue::as_integer)
+    }
+
+    /// An option that is yes or no.
+    pub fn boolean(&self, key: &str) -> Typed<bool> {
+        self.typed(key, "true or false", DeValue::as_bool)
     }
 
     /// An option that is a list of strings.
@@ -168,18 +172,19 @@ impl<'a> Table<'a> {
     }
 }
 
-fn no_listener() -> Complaint {
-    Complaint::new(
-        "there is no listener in the list",
-        "leave it out for the default listeners",
-    )
+fn empty_list(name: &str) -> Complaint {
+    let hint = match name {
+        "listener" => "leave it out for the default listeners",
+        _ => "leave it out",
+    };
+    Complaint::new(format!("there is no {name} in the list"), hint)
 }
 
 fn wrong_shape(name: &str) -> Complaint {
-    let times = if name == "listener" {
-        "once for each listener"
+    let times = if REPEATED.contains(&name) {
+        format!("once for each {name}")
     } else {
-        "once"
+        "once".to_owned()
     };
     let heading = heading(name);
     Complaint::new(
@@ -191,7 +196,7 @@ fn wrong_shape(name: &str) -> Complaint {
 fn slip(error: &toml::de::Error) -> At<Complaint> {
     let message = error.message().trim_end_matches(", expected nothing");
     let hint = if message.starts_with("duplicate key") {
-        "a table or an option is written once; only `[[listener]]` may come again"
+        "a table or an option is written once; only `[[listener]]` and `[[client]]` may come again"
     } else if message.starts_with("string values must be quoted")
         || message.starts_with("invalid float")
     {
@@ -201,7 +206,7 @@ fn slip(error: &toml::de::Error) -> At<Complaint> {
     } else {
         "the file is TOML; docs/configuration.md has an example of every option"
     };
-    Complaint::new(format!("not TOML: {message}"), hint).at(error.span().unwrap_or(0..0))
+    Complaint::new(format!("{NOT_TOML}{message}"), hint).at(error.span().unwrap_or(0..0))
 }
 
 #[cfg(test)]

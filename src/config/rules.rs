@@ -43,7 +43,7 @@ impl Rules {
         let mut found = Vec::new();
         for (nth, later) in self.taken.iter().enumerate() {
             let earlier = self.taken[..nth].iter();
-            let Some(earlier) = earlier.rev().find(|(_, other)| same(&later.1, other)) else {
+            let Some(earlier) = earlier.rev().find(|(_, other)| in_the_way(&later.1, other)) else {
                 continue;
             };
             let (told, span, other) = match (later.1.origin.span(), earlier.1.origin.span()) {
@@ -68,10 +68,11 @@ impl Rules {
     /// A token asked from ourselves would wait for itself.
     fn upstream_is_us(&self) -> Option<At<Complaint>> {
         let endpoint = self.endpoint.as_ref()?;
-        let (option, address) = self
-            .taken
-            .iter()
-            .find(|(_, taken)| same(taken, &endpoint.clone().map(Address::Tcp)))?;
+        let (option, address) = self.taken.iter().find(|(_, taken)| {
+            let asked = endpoint.clone().map(Address::Tcp);
+            let near = endpoint.value.ip().is_loopback();
+            same(taken, &asked) || (near && in_the_way(taken, &asked))
+        })?;
         let complaint = Complaint::new(
             format!(
                 "the endpoint is Foretoken itself: `{option}`{}",
@@ -98,6 +99,16 @@ impl Rules {
         );
         inside.then(|| complaint.at(span))
     }
+}
+
+/// Whether one of two addresses leaves no room for the other: they are the same, or one of them
+/// is every address of the machine.
+fn in_the_way(one: &Meant<Address>, other: &Meant<Address>) -> bool {
+    let (Address::Tcp(a), Address::Tcp(b)) = (&one.value, &other.value) else {
+        return same(one, other);
+    };
+    let every = (a.ip().is_unspecified() || b.ip().is_unspecified()) && a.is_ipv4() == b.is_ipv4();
+    same(one, other) || (every && a.port() != 0 && a.port() == b.port())
 }
 
 /// Two ports 0 are two ports: the system chooses each.

@@ -1,19 +1,31 @@
-//! Where settings come from: one file, and a few facts about the process.
+//! Where settings come from: one file, the secrets that it names, and a few facts about the
+//! process.
 //!
 //! The only file of the program that reads the environment. Nothing here decides about the
 //! upstream: whoever can set a variable must not be able to choose who hands out credentials.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::mistake::ConfigError;
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::mistake::{Complaint, ConfigError};
 
 /// A configuration is a page of text. The limit keeps a device or a log file, named by mistake,
 /// from filling the memory.
 const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// A secret is a line. The limit is above the longest that is taken, so that a longer one is told
+/// apart from it.
+const MAX_SECRET_FILE_BYTES: u64 = 1 << 10;
+
+/// Reads the file that a `secret_file` names.
+pub(super) type SecretFiles = dyn Fn(&Path) -> Result<Zeroizing<Vec<u8>>, Complaint>;
 
 /// The facts about the process that defaults are made of.
 #[derive(Debug, Clone, Default)]
@@ -66,9 +78,9 @@ impl Environment {
 }
 
 /// The text of a configuration file.
-pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let read = || {
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::new());
         let file = File::open(path)?;
         let bytes = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
         if bytes as u64 > MAX_FILE_BYTES {
@@ -82,9 +94,80 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+/// The secret in a file, without the newline that an editor leaves at its end. The file is judged
+/// as opened, so that it cannot be exchanged in between.
+pub(super) fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
+    let shown = path.display();
+    let unreadable = |error: io::Error| {
+        let hint = "name a file that this user can read; a relative path starts at the folder of \
+                    the configuration";
+        Complaint::new(format!("cannot read {shown}: {error}"), hint)
+    };
+    // A pipe, opened to be read, would otherwise wait for somebody to write.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)
+        .map_err(unreadable)?;
+    let facts = file.metadata().map_err(unreadable)?;
+    if !facts.is_file() {
+        let message = format!("{shown} is not a regular file");
+        return Err(Complaint::new(message, "name a file that holds the secret"));
+    }
+    if facts.mode() & 0o077 != 0 {
+        let mode = facts.mode() & 0o777;
+        let message = format!("{shown} is open to other users (mode {mode:03o})");
+        return Err(Complaint::new(message, "keep it to its owner: chmod 600"));
+    }
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(MAX_SECRET_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+/// For a text that comes without its files.
+pub(super) fn no_secret_files(_: &Path) -> Result<Zeroizing<Vec<u8>>, Complaint> {
+    let hint = "load the configuration from its file, or give the secret itself";
+    Err(Complaint::new("no other file is read here", hint))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_secret_is_its_file_without_one_newline_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        for (content, expected) in [("abc\n", "abc"), ("abc\n\n", "abc\n"), (" abc", " abc")] {
+            fs::write(&file, content).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(*secret(&file).unwrap(), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_secret_is_a_regular_file_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        fs::write(&file, "0123456789abcdef").unwrap();
+        let told = |path: &Path| secret(path).unwrap_err().message;
+        for mode in [0o640, 0o604, 0o620, 0o777] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(told(&file).contains("open to other users"), "{mode:o}");
+        }
+        assert!(told(folder.path()).contains("not a regular file"));
+        assert!(told(Path::new("/dev/null")).contains("not a regular file"));
+        assert!(told(&folder.path().join("none")).contains("cannot read"));
+    }
 
     fn state(systemd: &str, xdg: &str, home: &str) -> Option<(String, &'static str)> {
         let set = |value: &str| (value != "-").then(|| value.into());

@@ -1,8 +1,9 @@
 //! What a single value means.
 //!
 //! Pure functions from what was typed to the types of the rooms below, each with the complaint
-//! for a value that cannot be. Promises that every TCP address of ours is a loopback one. Leaves
-//! the upstream's address to `endpoint.rs`, and rules over several values to `rules.rs`.
+//! for a value that cannot be. Promises that every TCP address of ours is a loopback one, unless
+//! the operator has signed for it. Leaves the upstream's address to `endpoint.rs`, what clients
+//! are made of to `client.rs`, and rules over several values to `rules.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -11,8 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use toml::de::DeInteger;
 
 use super::mistake::{At, Complaint};
-use super::names::nearest;
-use crate::protocol::Dialect;
+use super::names::{REMOTE, nearest};
 use crate::server::Address;
 
 /// Longest path of a Unix socket: `sun_path` less its closing zero byte, unix(7).
@@ -21,8 +21,12 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 const ONLY_THIS_MACHINE: &str =
     "Foretoken answers only this machine: use a loopback address, 127.0.0.1 or [::1]";
 
-/// `listener.address`: `IP:PORT` or `unix:PATH`.
-pub(super) fn listener_address(typed: &str, folder: &Path) -> Result<Address, Complaint> {
+/// `listener.address`: `IP:PORT` or `unix:PATH`; `remote` allows addresses of the network.
+pub(super) fn listener_address(
+    typed: &str,
+    folder: &Path,
+    remote: bool,
+) -> Result<Address, Complaint> {
     if let Some(path) = typed.strip_prefix("unix:") {
         return socket(path, folder).map(Address::Unix);
     }
@@ -32,7 +36,13 @@ pub(super) fn listener_address(typed: &str, folder: &Path) -> Result<Address, Co
             format!("a Unix socket is written \"unix:{typed}\""),
         ));
     }
-    loopback(typed).map(Address::Tcp)
+    let address = ip_and_port(typed)?;
+    if remote {
+        reachable(typed, address).map(Address::Tcp)
+    } else {
+        let hint = format!("{ONLY_THIS_MACHINE}; `{REMOTE}` under [server] allows any other");
+        loopback(typed, address, &hint).map(Address::Tcp)
+    }
 }
 
 /// `admin.address`: `IP:PORT`.
@@ -43,7 +53,7 @@ pub(super) fn admin_address(typed: &str) -> Result<SocketAddr, Complaint> {
             "the Unix side is `socket`, a path without \"unix:\"",
         ));
     }
-    loopback(typed)
+    loopback(typed, ip_and_port(typed)?, ONLY_THIS_MACHINE)
 }
 
 /// `admin.socket`: a path, or "off".
@@ -58,8 +68,8 @@ pub(super) fn admin_socket(typed: &str, folder: &Path) -> Result<Option<PathBuf>
     }
 }
 
-fn loopback(typed: &str) -> Result<SocketAddr, Complaint> {
-    let Ok(address) = typed.parse::<SocketAddr>() else {
+fn ip_and_port(typed: &str) -> Result<SocketAddr, Complaint> {
+    typed.parse::<SocketAddr>().map_err(|_| {
         let hint = match typed.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(ip) => format!("add a port, like \"{}\"", SocketAddr::new(ip, 16925)),
             Err(_) => "write IP:PORT, like \"127.0.0.1:16925\" or \"[::1]:16925\"; names are not \
@@ -67,11 +77,30 @@ fn loopback(typed: &str) -> Result<SocketAddr, Complaint> {
                 .to_owned(),
         };
         let message = format!("{typed:?} is not an IP address with a port");
+        Complaint::new(message, hint)
+    })
+}
+
+fn loopback(typed: &str, address: SocketAddr, hint: &str) -> Result<SocketAddr, Complaint> {
+    let message = || format!("{typed:?} is not a loopback address");
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err(Complaint::new(message(), hint))
+    }
+}
+
+/// An address that a machine can have, loopback or not.
+fn reachable(typed: &str, address: SocketAddr) -> Result<SocketAddr, Complaint> {
+    let ip = address.ip();
+    if ip.to_canonical() != ip {
+        let hint = format!("write the IPv4 address itself, {}", ip.to_canonical());
+        let message = format!("{typed:?} is an IPv4 address in disguise");
         return Err(Complaint::new(message, hint));
-    };
-    if !address.ip().is_loopback() {
-        let message = format!("{typed:?} is not a loopback address");
-        return Err(Complaint::new(message, ONLY_THIS_MACHINE));
+    }
+    if ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        let message = format!("{typed:?} is not the address of one machine");
+        return Err(Complaint::new(message, "write an address of this machine"));
     }
     Ok(address)
 }
@@ -82,9 +111,12 @@ pub(super) fn path(typed: &str, folder: &Path) -> Result<PathBuf, Complaint> {
         let hint = "name a file; a relative path starts at the folder of the configuration";
         return Err(Complaint::new("the path is empty", hint));
     }
-    if typed.contains('\0') {
-        let hint = "no file has such a name; is it an escape gone wrong?";
-        return Err(Complaint::new("the path has a zero byte in it", hint));
+    if typed.contains(char::is_control) {
+        let hint = "no file of ours has such a name; is it an escape gone wrong?";
+        return Err(Complaint::new(
+            "the path has a control character in it",
+            hint,
+        ));
     }
     Ok(folder.join(typed))
 }
@@ -100,34 +132,30 @@ fn socket(typed: &str, folder: &Path) -> Result<PathBuf, Complaint> {
     Ok(path)
 }
 
-/// `listener.dialects`: at least one, each once.
-pub(super) fn dialects(
+/// A list of names, each once. `meaning` sees what came before in the list.
+pub(super) fn each<T: PartialEq>(
     typed: At<Vec<Result<At<&str>, At<Complaint>>>>,
-) -> Result<Vec<Dialect>, Vec<At<Complaint>>> {
+    empty: Complaint,
+    meaning: impl Fn(&str, &[T]) -> Result<T, Complaint>,
+) -> Result<Vec<T>, Vec<At<Complaint>>> {
     if typed.value.is_empty() {
-        let wrong = Complaint::new(
-            "a listener without dialects answers nobody",
-            "leave the option out for `dialects = [\"imds\"]`",
-        );
-        return Err(vec![wrong.at(typed.span)]);
+        return Err(vec![empty.at(typed.span)]);
     }
-    let (mut dialects, mut wrong) = (Vec::new(), Vec::new());
+    let (mut known, mut wrong) = (Vec::new(), Vec::new());
     for item in typed.value {
-        let dialect = item.and_then(|item| {
-            let dialect = choice(item.value, &Dialect::ALL, Dialect::as_str);
-            let once = |dialect: &Dialect| !dialects.contains(dialect);
-            let again = || Complaint::new("this dialect is named twice", "once is enough");
-            dialect
-                .and_then(|dialect| Some(dialect).filter(once).ok_or_else(again))
-                .map_err(|complaint| complaint.at(item.span))
+        let meant = item.and_then(|At { value, span }| {
+            let again = || Complaint::new(format!("{value:?} is named twice"), "once is enough");
+            let meant = meaning(value, &known).map_err(|complaint| complaint.at(span.clone()))?;
+            let new = !known.contains(&meant);
+            new.then_some(meant).ok_or_else(|| again().at(span))
         });
-        match dialect {
-            Ok(dialect) => dialects.push(dialect),
+        match meant {
+            Ok(meant) => known.push(meant),
             Err(complaint) => wrong.push(complaint),
         }
     }
     if wrong.is_empty() {
-        Ok(dialects)
+        Ok(known)
     } else {
         Err(wrong)
     }
@@ -197,10 +225,21 @@ mod tests {
             "[::ffff:127.0.0.1]:1",
             "169.254.169.254:80",
         ] {
-            assert!(listener_address(typed, folder).is_err(), "{typed}");
+            assert!(listener_address(typed, folder, false).is_err(), "{typed}");
             assert!(admin_address(typed).is_err(), "{typed}");
         }
-        assert!(listener_address("127.3.2.1:0", folder).is_ok());
+        assert!(listener_address("127.3.2.1:0", folder, false).is_ok());
+    }
+
+    #[test]
+    fn addresses_of_the_network_are_listened_on_once_signed_for() {
+        let remote = |typed| listener_address(typed, Path::new("/etc"), true);
+        for typed in ["0.0.0.0:1", "[::]:1", "10.0.0.4:1", "127.0.0.1:1"] {
+            assert!(remote(typed).is_ok(), "{typed}");
+        }
+        for typed in ["[::ffff:10.0.0.4]:1", "224.0.0.1:1", "255.255.255.255:1"] {
+            assert!(remote(typed).is_err(), "{typed}");
+        }
     }
 
     #[test]

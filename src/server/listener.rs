@@ -203,6 +203,8 @@ mod tests {
             dialects: vec![Dialect::Imds],
             expires_on_2017: super::super::ExpiresOn::Epoch,
             without_metadata: false,
+            tls: None,
+            arc: None,
             optional: false,
         }
     }

@@ -18,5 +18,5 @@ mod workers;
 pub use admin_front::AdminFront;
 pub use listener::{BindError, Bound, bind_unix};
 pub use reject::{Refusal, Rejection};
-pub use settings::{Address, ExpiresOn, Listener, Settings};
+pub use settings::{Address, ArcSettings, ExpiresOn, Listener, Settings};
 pub use workers::{Doors, Parts, Running};

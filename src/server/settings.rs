@@ -13,6 +13,9 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Serving threads; each has a runtime and a cache view of its own.
     pub workers: usize,
+    /// Listeners may stand on addresses that other machines reach, and answer those machines:
+    /// `server.i_understand_that_tokens_leave_this_machine`.
+    pub remote_callers: bool,
 }
 
 /// One `[[listener]]`.
@@ -27,6 +30,10 @@ pub struct Listener {
     /// Answer token requests of the dialect `imds` that lack `Metadata: true`, for clients whose
     /// probe wants a token. Off unless asked for: the header is what keeps forged requests out.
     pub without_metadata: bool,
+    /// The folder with certificate and key, for the dialect `service-fabric` and no other.
+    pub tls: Option<PathBuf>,
+    /// The key files of the challenge, for the dialect `arc` and no other.
+    pub arc: Option<ArcSettings>,
     /// Skip this listener where the machine has no such address family. Only the built-in
     /// default `[::1]` listener is optional.
     pub optional: bool,
@@ -43,10 +50,22 @@ pub enum ExpiresOn {
     Date,
 }
 
+/// What the dialect `arc` needs of the file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArcSettings {
+    /// Where key files are put. Clients take them from `/var/opt/azcmagent/tokens` and nowhere
+    /// else.
+    pub folder: PathBuf,
+    /// The group that may read the key files; `None` leaves them the group of the process.
+    pub group: Option<Box<str>>,
+    /// Work in the folder even though a real agent does.
+    pub allow_agent: bool,
+}
+
 /// `IP:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// A loopback TCP address.
+    /// A TCP address: a loopback one, unless [`Settings::remote_callers`].
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
