@@ -1,13 +1,18 @@
 //! The clients that prove themselves by a secret.
 
+use std::sync::Arc;
+
 use ring::digest::{Digest, SHA256, digest};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::Client;
 
 /// Every `[[client]]`, with what it takes to recognise it.
-#[derive(Default)]
-pub struct Clients(Vec<(Digest, Client)>);
+pub struct Clients {
+    clients: Arc<[Client]>,
+    /// Of their secrets, in the same order.
+    digests: Vec<Digest>,
+}
 
 /// A client that has proven itself on this request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +29,9 @@ impl Proven {
 impl Clients {
     /// Takes the configured clients over.
     #[must_use]
-    pub fn new(clients: Vec<Client>) -> Self {
-        let known = |client: Client| (digest(&SHA256, client.secret.expose()), client);
-        Self(clients.into_iter().map(known).collect())
+    pub fn new(clients: Arc<[Client]>) -> Self {
+        let known = |client: &Client| digest(&SHA256, client.secret.expose());
+        Self { digests: clients.iter().map(known).collect(), clients }
     }
 
     /// The client whose secret was presented. Digests of one length are compared, all of them and
@@ -35,7 +40,7 @@ impl Clients {
     pub fn prove(&self, presented: &[u8]) -> Option<Proven> {
         let presented = digest(&SHA256, presented);
         let mut found = None;
-        for (at, (known, _)) in self.0.iter().enumerate() {
+        for (at, known) in self.digests.iter().enumerate() {
             let same: Choice = known.as_ref().ct_eq(presented.as_ref());
             if bool::from(same) {
                 found = Some(Proven(at));
@@ -47,13 +52,19 @@ impl Clients {
     /// The client.
     #[must_use]
     pub fn client(&self, proven: Proven) -> &Client {
-        &self.0[proven.0].1
+        &self.clients[proven.0]
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::new(Arc::new([]))
     }
 }
 
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(_, client)| &client.name)).finish()
+        f.debug_list().entries(self.clients.iter().map(|client| &client.name)).finish()
     }
 }
 
@@ -74,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_client_is_known_by_its_whole_secret_only() {
-        let clients = Clients::new(vec![client("a", "secret of a"), client("b", "secret of b")]);
+        let clients = Clients::new([client("a", "secret of a"), client("b", "secret of b")].into());
         let name = |presented: &str| {
             clients.prove(presented.as_bytes()).map(|proven| &*clients.client(proven).name)
         };

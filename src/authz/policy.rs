@@ -96,7 +96,7 @@ mod tests {
             resources: resources.iter().map(|r| Box::from(*r)).collect(),
             default_identity,
         };
-        let policy = Policy { clients: Clients::new(vec![client]), remote_callers: false };
+        let policy = Policy { clients: Clients::new([client].into()), remote_callers: false };
         let proven = policy.clients.prove(b"s").unwrap();
         (policy, proven)
     }

@@ -1,38 +1,50 @@
-//! One connection, served by hyper: takes heads apart for the handler and sends what it says.
+//! The connection loop: bytes in, heads checked, answers out.
+//!
+//! Every head is read by `head.rs` before anything else looks at it, and token requests are
+//! answered here: nothing stands between the strict reader and the handler that could understand
+//! a request differently. An idle connection holds no buffer: bytes are read into one that all
+//! connections of the worker share and copied when there are any.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context as Wakeup, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
+use super::arc_keys::{ArcKeys, Refused};
 use super::handler::{self, Gate, Outcome, Worker};
+use super::head::{self, BadHead, Framing, Head, MAX_HEADERS};
 use super::reject::Refusal;
+use super::wire;
 use crate::authz::Caller;
 use crate::authz::guard::Header;
-use crate::cache::Landing;
-use crate::clock::Clock;
+use crate::cache::{Landing, Turn, Waiter};
+use crate::clock::{Clock, UnixMs};
+use crate::protocol::Dialect;
 
 /// How long a caller is held while its token is fetched. The SDKs wait longer than this, and some
 /// replay an error for 5 s, so holding costs them less than a quick refusal.
 const MAX_WAIT_MS: u64 = 20_000;
-/// More headers than any recorded client sends; the longest list has 11.
-const MAX_HEADERS: usize = 64;
-/// Bytes of a head. A longer one is refused by hyper with 431.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// A head must be complete within this time, and an idle connection sends its next one in it.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// A head and its body must be complete within this time of their first byte.
+const REQUEST_DEADLINE_MS: u64 = 5000;
+/// An idle connection is kept this long; clients' pools let go of theirs sooner or notice.
+const IDLE_DEADLINE_MS: u64 = 120_000;
+/// A client that takes no byte of an answer for this long is gone.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// Answers gathered before they are written: a pipeline that is longer waits.
+const MAX_PIPELINED: usize = 16;
+/// Bytes taken at once: a pipeline of requests, or the largest head with the largest form.
+const READ_BYTES: usize = 16 * 1024;
+/// Bytes of later requests that are read while an earlier one waits for its token.
+const MAX_EARLY_BYTES: usize = READ_BYTES;
+/// Buffers that a worker keeps for its connections; more are freed.
+const MAX_SPARE_BUFFERS: usize = 64;
 
 /// What a connection needs beside its socket.
 #[derive(Clone)]
@@ -42,147 +54,384 @@ pub(super) struct Context {
     pub clock: Clock,
     /// Becomes `true` when the server drains.
     pub draining: watch::Receiver<bool>,
+    pub desk: Rc<Desk>,
+}
+
+/// What the connections of one worker share.
+pub(super) struct Desk {
+    scratch: RefCell<Box<[u8]>>,
+    spare: RefCell<Vec<Vec<u8>>>,
+    date: Cell<(u64, wire::Date)>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            scratch: RefCell::new(vec![0; READ_BYTES].into()),
+            spare: RefCell::default(),
+            date: Cell::new((0, wire::date(0))),
+        }
+    }
+}
+
+impl Desk {
+    fn take(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Wipes a buffer, which may have held a token, and keeps it for the next connection.
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.zeroize();
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= 4 * READ_BYTES {
+            spare.push(buffer);
+        }
+    }
+
+    fn date(&self, now: UnixMs) -> wire::Date {
+        let (second, date) = self.date.get();
+        if second == now.as_secs() {
+            return date;
+        }
+        let date = wire::date(now.as_secs());
+        self.date.set((now.as_secs(), date));
+        date
+    }
+}
+
+/// How a request ended for its connection.
+enum Done {
+    /// The answer is in the outbox; so many bytes of the inbox belonged to the request.
+    Answered { consumed: usize, close: bool },
+    /// More bytes are needed.
+    Incomplete,
+    /// The caller hung up while it waited.
+    HungUp,
 }
 
 /// Serves one connection until it closes. Once the server drains, each answer ends its connection,
 /// and one that is still idle after the last call is closed.
-pub(super) async fn serve<I>(io: I, caller: Caller, context: Context, last_call: Duration)
+pub(super) async fn serve<I>(mut io: I, caller: Caller, context: Context, last_call: Duration)
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut draining = context.draining.clone();
-    let service = service_fn(|request| {
-        let (caller, context) = (caller.clone(), context.clone());
-        async move {
-            let mut response = answer(&request, &caller, &context).await;
-            if *context.draining.borrow() {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
+    // Errors are the client's: it hung up, or takes no bytes.
+    let _ = run(&mut io, &caller, &context, last_call).await;
+    let _ = io.shutdown().await;
+}
+
+async fn run<I>(
+    io: &mut I,
+    caller: &Caller,
+    context: &Context,
+    last_call: Duration,
+) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let desk = &context.desk;
+    let mut inbox = Vec::new();
+    let mut first_byte_at = UnixMs(0);
+    loop {
+        if inbox.is_empty() {
+            desk.give_back(std::mem::take(&mut inbox));
+            let mut bytes = desk.take();
+            if !idle(io, context, last_call, &mut bytes).await? {
+                desk.give_back(bytes);
+                return Ok(());
             }
-            Ok::<_, Infallible>(response)
+            inbox = bytes;
+            first_byte_at = context.clock.now();
         }
-    });
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .half_close(false)
-            .serve_connection(TokioIo::new(io), service)
-    );
-    // Errors here are the client's: it hung up, or sent what is not HTTP and was told so.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = async {
-            let _ = draining.wait_for(|on| *on).await;
-            tokio::time::sleep(last_call).await;
-        } => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+        let mut outbox = desk.take();
+        let (more, close) = answer_all(io, caller, context, &mut inbox, &mut outbox).await;
+        let late = context.clock.now().since(first_byte_at) >= REQUEST_DEADLINE_MS;
+        if !outbox.is_empty() {
+            let written = tokio::time::timeout(WRITE_DEADLINE, io.write_all(&outbox)).await;
+            desk.give_back(outbox);
+            written??;
+            first_byte_at = context.clock.now();
+        } else if more && late {
+            refuse_now(io, context, BadHead::TooSlow).await?;
+            return Ok(());
+        } else {
+            desk.give_back(outbox);
+        }
+        if close {
+            return Ok(());
+        }
+        if more && !inbox.is_empty() {
+            let spent = context.clock.now().since(first_byte_at);
+            let left = Duration::from_millis(REQUEST_DEADLINE_MS.saturating_sub(spent));
+            match tokio::time::timeout(left, read(io, desk, &mut inbox)).await {
+                Ok(Ok(0)) => return Ok(()),
+                Ok(read) => drop(read?),
+                Err(_) => {
+                    refuse_now(io, context, BadHead::TooSlow).await?;
+                    return Ok(());
+                }
+            }
         }
     }
 }
 
-async fn answer(
-    request: &Request<Incoming>,
+/// Waits for the first bytes of a request; `false` when the connection is over.
+async fn idle<I>(
+    io: &mut I,
+    context: &Context,
+    last_call: Duration,
+    into: &mut Vec<u8>,
+) -> io::Result<bool>
+where
+    I: AsyncRead + Unpin,
+{
+    let mut draining = context.draining.clone();
+    let over = async {
+        let _ = draining.wait_for(|on| *on).await;
+        tokio::time::sleep(last_call).await;
+    };
+    tokio::select! {
+        biased;
+        read = read(io, &context.desk, into) => Ok(read? > 0),
+        () = over => Ok(false),
+        () = tokio::time::sleep(Duration::from_millis(IDLE_DEADLINE_MS)) => Ok(false),
+    }
+}
+
+/// Reads what there is into the worker's scratch and copies it. Nothing is held while waiting.
+async fn read<I: AsyncRead + Unpin>(
+    io: &mut I,
+    desk: &Desk,
+    into: &mut Vec<u8>,
+) -> io::Result<usize> {
+    poll_fn(|wakeup| poll_read(io, wakeup, desk, into)).await
+}
+
+fn poll_read<I: AsyncRead + Unpin>(
+    io: &mut I,
+    wakeup: &mut Wakeup<'_>,
+    desk: &Desk,
+    into: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    let mut scratch = desk.scratch.borrow_mut();
+    let mut buffer = ReadBuf::new(&mut scratch);
+    match Pin::new(io).poll_read(wakeup, &mut buffer) {
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Ready(Ok(())) => {
+            into.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        }
+    }
+}
+
+/// Answers the whole requests in the inbox, in order, into the outbox. Says whether more bytes are
+/// needed to go on, and whether the connection ends.
+async fn answer_all<I>(
+    io: &mut I,
     caller: &Caller,
     context: &Context,
-) -> Response<Full<Bytes>> {
-    let mut headers: [Header<'_>; MAX_HEADERS] = [(b"", b""); MAX_HEADERS];
-    let turn_away = |refusal: &Refusal| {
-        context.worker.borrow().turn_away(refusal);
-        refuse(refusal)
-    };
-    let Some(headers) = collect(request, &mut headers) else {
-        return turn_away(&Refusal::TooManyHeaders);
-    };
-    let uri = request.uri();
-    let target = match uri.path_and_query() {
-        // The asterisk form comes as a path of its own; the absolute form has an authority.
-        Some(target) if uri.authority().is_none() && target.as_str().starts_with('/') => {
-            target.as_str()
+    inbox: &mut Vec<u8>,
+    outbox: &mut Vec<u8>,
+) -> (bool, bool)
+where
+    I: AsyncRead + Unpin,
+{
+    let mut at = 0;
+    for _ in 0..MAX_PIPELINED {
+        if at == inbox.len() {
+            break;
         }
-        _ => return turn_away(&Refusal::NotAPath),
+        let mut early = Vec::new();
+        let done = answer(io, caller, context, &inbox[at..], outbox, &mut early).await;
+        inbox.append(&mut early);
+        match done {
+            Done::Answered { close: true, .. } => return (false, true),
+            Done::Answered { consumed, close: false } => at += consumed,
+            Done::HungUp => return (false, true),
+            Done::Incomplete => {
+                inbox.drain(..at);
+                return (true, false);
+            }
+        }
+    }
+    inbox.drain(..at);
+    (false, false)
+}
+
+async fn answer<I>(
+    io: &mut I,
+    caller: &Caller,
+    context: &Context,
+    bytes: &[u8],
+    outbox: &mut Vec<u8>,
+    early: &mut Vec<u8>,
+) -> Done
+where
+    I: AsyncRead + Unpin,
+{
+    let mut headers: [Header<'_>; MAX_HEADERS] = [(b"", b""); MAX_HEADERS];
+    let (head, count) = match head::read(bytes, &mut headers) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Done::Incomplete,
+        Err(bad) => return turn_away(context, outbox, bad),
     };
+    let mut form = Vec::new();
+    let consumed = match read_form(&head, &bytes[head.len..], &mut form) {
+        Ok(Some(length)) => head.len + length,
+        Ok(None) => return Done::Incomplete,
+        Err(bad) => return turn_away(context, outbox, bad),
+    };
+    // What follows the head of a request whose body is not read is no request.
+    let body_unread = head.method != b"POST" && !matches!(head.body, Framing::None | Framing::Length(0));
+    let close = !head.keep_alive || body_unread || *context.draining.borrow();
     let mut request = handler::Request {
         gate: &context.gate,
         caller,
-        method: request.method().as_str().as_bytes(),
-        target: target.as_bytes(),
-        headers,
-        waited: false,
+        method: head.method,
+        target: head.target,
+        headers: &headers[..count],
+        form: &form,
+        turn: Turn::First,
     };
-    let deadline = context.clock.now().plus(MAX_WAIT_MS);
+    let arrived = context.clock.now();
+    let deadline = arrived.plus(MAX_WAIT_MS);
+    let mut trouble: Option<Refusal> = None;
     loop {
         let now = context.clock.now();
         let waiter = match handler::handle(&mut context.worker.borrow_mut(), &request, now) {
-            Outcome::Answer(parts) => return send(parts),
-            Outcome::Refuse(refusal) => return refuse(&refusal),
+            Outcome::Answer(parts) => {
+                wire::answer(outbox, parts, &context.desk.date(now), close);
+                return Done::Answered { consumed, close };
+            }
+            Outcome::Refuse(refusal, dialect) => {
+                // What it waited for in vain says more than that there is nothing.
+                let refusal = trouble.unwrap_or(refusal);
+                let ends = refuse(outbox, context, &refusal, dialect, close);
+                return Done::Answered { consumed, close: ends };
+            }
+            Outcome::Challenge(keys) => {
+                let ends = challenge(outbox, context, keys, close).await;
+                return Done::Answered { consumed, close: ends };
+            }
             Outcome::Wait(waiter) => waiter,
         };
-        request.waited = true;
-        let refusal = match wait(waiter, deadline.since(now)).await {
-            Some(Landing::Arrived | Landing::Gone) => continue,
+        let landing = match wait(io, context, waiter, deadline.since(now), early).await {
+            Ok(landing) => landing,
+            Err(_) => return Done::HungUp,
+        };
+        let refusal = match landing {
+            Some(Landing::Arrived | Landing::Gone) => {
+                request.turn = Turn::Again;
+                continue;
+            }
             Some(Landing::Failed(error)) => Refusal::Upstream(error),
             Some(Landing::Lost) => Refusal::Lost,
             None => Refusal::TimedOut,
         };
+        // A forced call that failed leaves the token that was there: that is served.
+        request.turn = Turn::Last;
         context.worker.borrow().give_up(&refusal);
-        return refuse(&refusal);
+        trouble = Some(refusal);
     }
 }
 
-async fn wait(waiter: crate::cache::Waiter, ms: u64) -> Option<Landing> {
-    tokio::time::timeout(Duration::from_millis(ms), waiter)
-        .await
-        .ok()
+/// The body of a POST, as far as it has arrived: how many bytes it takes.
+fn read_form(head: &Head<'_>, rest: &[u8], form: &mut Vec<u8>) -> Result<Option<usize>, BadHead> {
+    if head.method != b"POST" {
+        return Ok(Some(0));
+    }
+    match head.body {
+        Framing::None => Err(BadHead::LengthRequired),
+        Framing::Chunked => head::read_chunks(rest, form),
+        Framing::Length(length) => Ok(rest.get(..length).map(|body| {
+            form.extend_from_slice(body);
+            length
+        })),
+    }
 }
 
-fn collect<'a, 'r>(
-    request: &'r Request<Incoming>,
-    out: &'a mut [Header<'r>; MAX_HEADERS],
-) -> Option<&'a [Header<'r>]> {
-    let mut count = 0;
-    for (name, value) in request.headers() {
-        *out.get_mut(count)? = (name.as_str().as_bytes(), value.as_bytes());
-        count += 1;
+/// Waits for a flight while watching for the caller to hang up; bytes of its next requests are
+/// taken in meanwhile.
+async fn wait<I>(
+    io: &mut I,
+    context: &Context,
+    waiter: Waiter,
+    ms: u64,
+    early: &mut Vec<u8>,
+) -> io::Result<Option<Landing>>
+where
+    I: AsyncRead + Unpin,
+{
+    let hung_up = async {
+        while early.len() < MAX_EARLY_BYTES {
+            match read(io, &context.desk, early).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        landing = waiter => Ok(Some(landing)),
+        () = hung_up => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(None),
     }
-    Some(&out[..count])
 }
 
-/// The body is copied once, into a buffer that is wiped when hyper is done with it.
-fn send(parts: [&[u8]; 5]) -> Response<Full<Bytes>> {
-    let mut body = Zeroizing::new(Vec::with_capacity(parts.iter().map(|p| p.len()).sum()));
-    parts.iter().for_each(|part| body.extend_from_slice(part));
-    response(200, Bytes::from_owner(body))
+fn turn_away(context: &Context, outbox: &mut Vec<u8>, bad: BadHead) -> Done {
+    let refusal = Refusal::BadHead(bad);
+    context.worker.borrow().turn_away(&refusal);
+    refuse(outbox, context, &refusal, context.gate.first_dialect(), true);
+    Done::Answered { consumed: 0, close: true }
 }
 
-fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
-    let rejection = refusal.render();
-    let mut response = response(rejection.status, rejection.body.into());
-    let headers = response.headers_mut();
-    if let Some(seconds) = rejection.retry_after_s {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if rejection.allow_get {
-        headers.insert(ALLOW, HeaderValue::from_static("GET"));
-    }
-    if rejection.close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+async fn refuse_now<I>(io: &mut I, context: &Context, bad: BadHead) -> io::Result<()>
+where
+    I: AsyncWrite + Unpin,
+{
+    let mut outbox = Vec::new();
+    turn_away(context, &mut outbox, bad);
+    tokio::time::timeout(WRITE_DEADLINE, io.write_all(&outbox)).await?
 }
 
-fn response(status: u16, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() =
-        hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::SERVICE_UNAVAILABLE);
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/json; charset=utf-8"),
-    );
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+fn refuse(
+    outbox: &mut Vec<u8>,
+    context: &Context,
+    refusal: &Refusal,
+    dialect: Dialect,
+    close: bool,
+) -> bool {
+    let rejection = refusal.render(dialect, fastrand::u128(..));
+    let close = close || rejection.close;
+    wire::rejection(outbox, &rejection, None, &context.desk.date(context.clock.now()), close);
+    close
+}
+
+/// Arc's first answer: where the key file is. The file is written off the serving thread.
+async fn challenge(
+    outbox: &mut Vec<u8>,
+    context: &Context,
+    keys: std::sync::Arc<ArcKeys>,
+    close: bool,
+) -> bool {
+    let now = context.clock.now();
+    let issued = tokio::task::spawn_blocking(move || ArcKeys::issue(&keys, now)).await;
+    let refusal = match issued {
+        Ok(Ok(challenge)) => {
+            let realm = format!("Basic realm={}", challenge.path.display());
+            let rejection = Refusal::Challenged.render(Dialect::Arc, 0);
+            let date = context.desk.date(now);
+            wire::rejection(outbox, &rejection, Some(&realm), &date, close);
+            return close;
+        }
+        Ok(Err(Refused::TooMany)) => Refusal::Challenges,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "no challenge could be made");
+            Refusal::Lost
+        }
+        Err(_) => Refusal::Lost,
+    };
+    refuse(outbox, context, &refusal, Dialect::Arc, close)
 }

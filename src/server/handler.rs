@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
+use super::arc_keys::ArcKeys;
 use super::reject::Refusal;
-use crate::authz::guard::{Facts, Header};
-use crate::authz::{Caller, Denial, Policy};
-use crate::cache::{Cache, Found, Place, View, Waiter};
+use crate::authz::guard::{Facts, Header, Trespass};
+use crate::authz::{Caller, Denial, Policy, Proven};
+use crate::cache::{Asked, Cache, Found, Place, Turn, View, Waiter};
 use crate::clock::UnixMs;
-use crate::protocol::{Dialect, imds};
+use crate::protocol::{Dialect, Proof, Shape, parse, recognise};
 use crate::refresh::Handle;
 use crate::telemetry::metrics::{Metrics, Outcome as Label, WorkerCounters};
 
@@ -18,12 +19,18 @@ use crate::telemetry::metrics::{Metrics, Outcome as Label, WorkerCounters};
 pub const MAX_TARGET_BYTES: usize = 4096;
 
 /// A listener as the handler sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Gate {
     /// Tells listeners apart in what workers remember.
     pub id: u32,
     /// What it speaks.
     pub dialects: Vec<Dialect>,
+    /// Write `expires_on` of 2017-09-01 as a date.
+    pub dates_2017: bool,
+    /// Answer IMDS requests that lack `Metadata: true`.
+    pub without_metadata: bool,
+    /// The challenges of the dialect `arc`.
+    pub arc: Option<Arc<ArcKeys>>,
 }
 
 /// Settings that may change while running: one immutable value, handed to each worker whole.
@@ -47,8 +54,10 @@ pub struct Request<'a> {
     pub target: &'a [u8],
     /// The headers in their order.
     pub headers: &'a [Header<'a>],
-    /// Whether it has waited on a flight already; it is counted only once.
-    pub waited: bool,
+    /// The body of a POST, without its framing.
+    pub form: &'a [u8],
+    /// How often it has been here; it is counted, and proves itself, only once.
+    pub turn: Turn,
 }
 
 /// What to do about a request.
@@ -57,8 +66,10 @@ pub enum Outcome<'w> {
     Answer([&'w [u8]; 5]),
     /// Wait, then ask again.
     Wait(Waiter),
-    /// Send a refusal.
-    Refuse(Refusal),
+    /// Write a key file, and send 401 with its path: Arc's challenge.
+    Challenge(Arc<ArcKeys>),
+    /// Send a refusal in the shape of this dialect.
+    Refuse(Refusal, Dialect),
 }
 
 /// Everything one worker thread needs to answer; nothing in it is shared for writing.
@@ -68,57 +79,68 @@ pub struct Worker {
     refresh: Handle,
     counters: Arc<WorkerCounters>,
     metrics: Metrics,
+    /// A target and its form in one piece, as they are remembered together.
+    scratch: Vec<u8>,
 }
 
 /// Answers one request at `now`.
 pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) -> Outcome<'w> {
     let facts = Facts::read(request.headers.iter().copied());
+    let unknown = request.gate.first_dialect();
     if let Err(trespass) = facts.admit() {
-        return worker.refuse(request, Refusal::Trespass(trespass));
+        return worker.refuse(request, Refusal::Trespass(trespass), unknown);
     }
     if !worker.live.policy.knows(request.caller) {
-        return worker.refuse(request, Refusal::Denied(Denial));
+        return worker.refuse(request, Refusal::Denied(Denial::Remote), unknown);
     }
     if request.target.len() > MAX_TARGET_BYTES {
-        return worker.refuse(request, Refusal::TargetTooLong);
+        return worker.refuse(request, Refusal::TargetTooLong, unknown);
     }
     let (path, query) = split_target(request.target);
-    let Some(dialect) = request.gate.route(path) else {
-        return worker.refuse(request, Refusal::NoRoute);
+    let Some(dialect) = recognise(&request.gate.dialects, path, query) else {
+        return worker.refuse(request, Refusal::NoRoute, unknown);
     };
-    if request.method != b"GET" {
-        return worker.refuse(request, Refusal::Method);
+    if !dialect.methods().take(request.method) {
+        return worker.refuse(request, Refusal::Method(dialect.methods()), dialect);
     }
-    if !facts.has_metadata() {
-        return worker.refuse(request, Refusal::NoMetadata);
+    if request.method == b"GET" && facts.has_body() {
+        return worker.refuse(request, Refusal::Trespass(Trespass::Body), dialect);
     }
-    let known = worker.view.find(request.gate.id, request.target);
-    let place = match known.map_or_else(|| worker.learn(request, dialect, query), Ok) {
+    let proven = match worker.prove(request, dialect, &facts) {
+        Ok(proven) => proven,
+        Err(refusal) => return worker.refuse(request, refusal, dialect),
+    };
+    let place = match worker.place(request, dialect, query, proven) {
         Ok(place) => place,
-        Err(refusal) => return worker.refuse(request, refusal),
+        Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
-    match worker.view.look(place, now, request.waited) {
+    if let (Turn::First, Some(keys)) = (request.turn, request.gate.challenge(dialect))
+        && !facts.basic().is_some_and(|presented| keys.redeem(now, presented))
+    {
+        worker.counters.count(Label::Refused);
+        worker.metrics.refused(Refusal::Challenged.reason());
+        return Outcome::Challenge(Arc::clone(keys));
+    }
+    let counted = request.turn != Turn::First;
+    match worker.view.look(place, now, request.turn) {
         Found::Body(body) => {
-            worker.counters.count_unless(request.waited, Label::Hit);
+            worker.counters.count_unless(counted, Label::Hit);
             Outcome::Answer(body)
         }
         Found::Wait(waiter, leader) => {
-            let label = if leader.is_some() {
-                Label::Miss
-            } else {
-                Label::Coalesced
-            };
-            worker.counters.count_unless(request.waited, label);
+            let label = if leader.is_some() { Label::Miss } else { Label::Coalesced };
+            worker.counters.count_unless(counted, label);
             if let Some((slot, leader)) = leader {
                 worker.refresh.demand(slot, leader);
             }
             Outcome::Wait(waiter)
         }
         Found::Full => {
-            worker.counters.count_unless(request.waited, Label::Refused);
+            worker.counters.count_unless(counted, Label::Refused);
             worker.metrics.refused(Refusal::Full.reason());
-            Outcome::Refuse(Refusal::Full)
+            Outcome::Refuse(Refusal::Full, dialect)
         }
+        Found::Nothing => Outcome::Refuse(Refusal::Lost, dialect),
     }
 }
 
@@ -127,13 +149,8 @@ impl Worker {
     #[must_use]
     pub fn new(cache: Arc<Cache>, live: Arc<Live>, refresh: Handle, metrics: Metrics) -> Self {
         let counters = metrics.add_worker();
-        Self {
-            view: View::new(cache, metrics.clone()),
-            live,
-            refresh,
-            counters,
-            metrics,
-        }
+        let view = View::new(cache, metrics.clone());
+        Self { view, live, refresh, counters, metrics, scratch: Vec::new() }
     }
 
     /// The 1 s tick: adds up hits and lets go of what is no longer current.
@@ -153,37 +170,91 @@ impl Worker {
         self.metrics.refused(refusal.reason());
     }
 
-    /// The full parse of a target that this worker has not seen on this listener.
+    /// What the dialect asks a caller to show.
+    fn prove(
+        &self,
+        request: &Request<'_>,
+        dialect: Dialect,
+        facts: &Facts<'_>,
+    ) -> Result<Option<Proven>, Refusal> {
+        match dialect.proof() {
+            Proof::Metadata | Proof::Challenge => {
+                let excused = dialect == Dialect::Imds && request.gate.without_metadata;
+                if facts.has_metadata() || excused { Ok(None) } else { Err(Refusal::NoMetadata) }
+            }
+            Proof::Secret(header) => {
+                let presented = facts.secret(header).ok_or(Refusal::Unproven)?;
+                let proven = self.live.policy.clients.prove(presented);
+                proven.ok_or(Refusal::Unproven).map(Some)
+            }
+        }
+    }
+
+    /// Where this request's target and form are remembered; read and permitted the first time that
+    /// this worker sees them, on this listener, from a caller who proved the same.
+    fn place(
+        &mut self,
+        request: &Request<'_>,
+        dialect: Dialect,
+        query: &[u8],
+        proven: Option<Proven>,
+    ) -> Result<Place, Refusal> {
+        let scope =
+            u64::from(request.gate.id) << 32 | u64::from(proven.map_or(0, Proven::scope));
+        let mut whole = std::mem::take(&mut self.scratch);
+        whole.clear();
+        whole.extend_from_slice(request.target);
+        if !request.form.is_empty() {
+            // A target holds no zero byte, so the two cannot run into each other.
+            whole.push(0);
+            whole.extend_from_slice(request.form);
+        }
+        let place = match self.view.find(scope, &whole) {
+            Some(place) => Ok(place),
+            None => self.learn(request, dialect, query, proven, scope, &whole),
+        };
+        self.scratch = whole;
+        place
+    }
+
     fn learn(
         &mut self,
         request: &Request<'_>,
         dialect: Dialect,
         query: &[u8],
+        proven: Option<Proven>,
+        scope: u64,
+        whole: &[u8],
     ) -> Result<Place, Refusal> {
-        let asked = match dialect {
-            _ => imds::parse(query)?,
-        };
-        let key = asked.into_key(&self.live.upstream);
-        let permit = self.live.policy.permit(request.caller, key)?;
-        let place = self
-            .view
-            .remember(request.gate.id, request.target, dialect, permit);
-        place.map_err(|_| Refusal::Full)
+        let wish = parse(dialect, query, request.form)?;
+        let shape = Shape::of(dialect, request.gate.dates_2017);
+        let asked = Asked { shape, force: wish.force };
+        let key = wish.into_key(&self.live.upstream);
+        let permit = self.live.policy.permit(request.caller, proven, key)?;
+        self.view.remember(scope, whole, asked, permit).map_err(|_| Refusal::Full)
     }
 
-    fn refuse<'w>(&self, request: &Request<'_>, refusal: Refusal) -> Outcome<'w> {
-        self.counters.count_unless(request.waited, Label::Refused);
+    fn refuse<'w>(
+        &self,
+        request: &Request<'_>,
+        refusal: Refusal,
+        dialect: Dialect,
+    ) -> Outcome<'w> {
+        self.counters.count_unless(request.turn != Turn::First, Label::Refused);
         self.metrics.refused(refusal.reason());
-        Outcome::Refuse(refusal)
+        Outcome::Refuse(refusal, dialect)
     }
 }
 
 impl Gate {
-    fn route(&self, path: &[u8]) -> Option<Dialect> {
-        self.dialects
-            .iter()
-            .copied()
-            .find(|dialect| dialect.paths().contains(&path))
+    /// In whose shape to refuse what belongs to no dialect.
+    #[must_use]
+    pub fn first_dialect(&self) -> Dialect {
+        self.dialects.first().copied().unwrap_or(Dialect::Imds)
+    }
+
+    fn challenge(&self, dialect: Dialect) -> Option<&Arc<ArcKeys>> {
+        self.arc.as_ref().filter(|_| dialect.proof() == Proof::Challenge)
     }
 }
 

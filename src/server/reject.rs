@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use super::head::BadHead;
 use crate::authz::Denial;
 use crate::authz::guard::Trespass;
-use crate::protocol::imds::{self, BadRequest};
+use crate::protocol::{
+    BadRequest, Complaint, Dialect, Methods, render_error, render_no_api_version,
+};
 use crate::upstream::{Class, FetchError};
 
 /// Why a request gets no token.
@@ -17,13 +20,19 @@ pub enum Refusal {
     /// Nothing lives at this path.
     NoRoute,
     /// The path takes another method.
-    Method,
+    Method(Methods),
     /// The target is longer than any client sends.
     TargetTooLong,
-    /// More headers than any client sends.
-    TooManyHeaders,
     /// No `Metadata: true`. Clients probe with this, so it is no error of anybody's.
     NoMetadata,
+    /// No secret of a client, or none where the dialect asks for one.
+    Unproven,
+    /// Arc's challenge: read this file and come again.
+    Challenged,
+    /// Too many challenges are open.
+    Challenges,
+    /// The head or the framing of the body is not what it should be.
+    BadHead(BadHead),
     /// The token request itself is wrong.
     BadRequest(BadRequest),
     /// Policy said no.
@@ -59,8 +68,8 @@ pub struct Rejection {
     pub body: Vec<u8>,
     /// `Retry-After` in seconds.
     pub retry_after_s: Option<u64>,
-    /// Whether `Allow: GET` belongs to it.
-    pub allow_get: bool,
+    /// The value of `Allow`, where it belongs to it.
+    pub allow: Option<&'static str>,
     /// Whether the connection ends with it: its framing cannot be trusted.
     pub close: bool,
 }
@@ -78,9 +87,12 @@ impl Refusal {
             Self::Trespass(Trespass::Body) => "body",
             Self::NotAPath => "not_a_path",
             Self::NoRoute => "no_route",
-            Self::Method => "method",
+            Self::Method(_) => "method",
             Self::TargetTooLong => "target_too_long",
-            Self::TooManyHeaders => "too_many_headers",
+            Self::Unproven => "unproven",
+            Self::Challenged => "challenged",
+            Self::Challenges => "challenges",
+            Self::BadHead(bad) => bad.reason(),
             Self::NoMetadata => "no_metadata_header",
             Self::BadRequest(_) => "bad_request",
             Self::Denied(_) => "denied",
@@ -91,120 +103,147 @@ impl Refusal {
         }
     }
 
-    /// The answer in the shape of IMDS.
+    /// The answer in the shape of a dialect. `correlation` is a random number.
     #[must_use]
-    pub fn render(&self) -> Rejection {
+    pub fn render(&self, dialect: Dialect, correlation: u128) -> Rejection {
+        let verdict = self.verdict();
+        let complaint = Complaint {
+            status: verdict.status,
+            error: &verdict.error,
+            description: &verdict.description,
+            correlation,
+        };
+        let names_versions = dialect == Dialect::Imds
+            && matches!(self, Self::BadRequest(BadRequest::NoApiVersion));
+        let body = if names_versions {
+            render_no_api_version()
+        } else {
+            render_error(dialect, &complaint)
+        };
+        Rejection {
+            status: verdict.status,
+            body,
+            retry_after_s: verdict.retry_after_s,
+            allow: verdict.allow,
+            close: verdict.close,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
         match self {
-            Self::Trespass(trespass) => render_trespass(*trespass),
-            Self::NotAPath => Rejection {
-                close: true,
-                ..invalid("The request target is not a path")
+            Self::Trespass(trespass) => of_trespass(*trespass),
+            Self::BadHead(bad) => {
+                let (status, text) = bad.status_and_text();
+                Verdict { close: true, ..Verdict::new(status, "invalid_request", text) }
+            }
+            Self::NotAPath => Verdict { close: true, ..invalid("The request target is not a path") },
+            Self::NoRoute => {
+                Verdict::new(404, "not_found", "There is no such endpoint on this listener")
+            }
+            Self::Method(methods) => Verdict {
+                allow: Some(methods.allow()),
+                ..Verdict::new(405, "method_not_allowed", "The endpoint takes other methods")
             },
-            Self::NoRoute => Rejection::new(
-                404,
-                "not_found",
-                "There is no such endpoint on this listener",
-            ),
-            Self::Method => Rejection {
-                allow_get: true,
-                ..Rejection::new(405, "method_not_allowed", "The endpoint takes GET only")
-            },
-            Self::TargetTooLong => Rejection {
+            Self::TargetTooLong => Verdict {
                 close: true,
-                ..Rejection::new(414, "invalid_request", "The request target is too long")
-            },
-            Self::TooManyHeaders => Rejection {
-                close: true,
-                ..Rejection::new(431, "invalid_request", "There are too many headers")
+                ..Verdict::new(414, "invalid_request", "The request target is too long")
             },
             Self::NoMetadata => invalid("Required metadata header not specified"),
-            Self::BadRequest(BadRequest::NoApiVersion) => Rejection {
-                body: imds::render_no_api_version(),
-                ..invalid("")
+            Self::Unproven => {
+                Verdict::new(401, "unauthorized_client", "The secret header is missing or unknown")
+            }
+            Self::Challenged => {
+                Verdict::new(401, "unauthorized_client", "Present the content of the key file")
+            }
+            Self::Challenges => Verdict {
+                retry_after_s: Some(1),
+                ..Verdict::new(429, "too_many_requests", "Too many challenges are open")
             },
+            Self::BadRequest(error @ (BadRequest::NoApiVersion | BadRequest::BadApiVersion)) => {
+                Verdict::new(400, "invalid_api_version", &error.to_string())
+            }
             Self::BadRequest(error) => invalid(&error.to_string()),
-            Self::Denied(denial) => Rejection::new(403, "access_denied", &denial.to_string()),
+            Self::Denied(denial) => Verdict::new(403, "access_denied", &denial.to_string()),
             Self::Full => {
                 unavailable("There is no room for one more token key or one more waiting caller")
             }
-            Self::Upstream(error) => render_upstream(error),
+            Self::Upstream(error) => of_upstream(error),
             Self::TimedOut => unavailable("The upstream has not answered in time"),
             Self::Lost => unavailable("The request was interrupted"),
         }
     }
 }
 
-impl Rejection {
+/// A refusal before it has a shape.
+struct Verdict {
+    status: u16,
+    error: Box<str>,
+    description: Box<str>,
+    retry_after_s: Option<u64>,
+    allow: Option<&'static str>,
+    close: bool,
+}
+
+impl Verdict {
     fn new(status: u16, error: &str, description: &str) -> Self {
         Self {
             status,
-            body: imds::render_error(error, description),
+            error: error.into(),
+            description: description.into(),
             retry_after_s: None,
-            allow_get: false,
+            allow: None,
             close: false,
         }
     }
 }
 
-fn invalid(description: &str) -> Rejection {
-    Rejection::new(400, "invalid_request", description)
+fn invalid(description: &str) -> Verdict {
+    Verdict::new(400, "invalid_request", description)
 }
 
-fn unavailable(description: &str) -> Rejection {
-    Rejection {
-        retry_after_s: Some(1),
-        ..Rejection::new(503, "service_unavailable", description)
-    }
+fn unavailable(description: &str) -> Verdict {
+    Verdict { retry_after_s: Some(1), ..Verdict::new(503, "service_unavailable", description) }
 }
 
-fn render_trespass(trespass: Trespass) -> Rejection {
-    let rejection = match trespass {
+fn of_trespass(trespass: Trespass) -> Verdict {
+    let verdict = match trespass {
         Trespass::BadHost => invalid("The request needs one valid Host header"),
         Trespass::ForeignHost => {
-            Rejection::new(403, "access_denied", "The Host header names another host")
+            Verdict::new(403, "access_denied", "The Host header names another host")
         }
         Trespass::Forwarded => invalid("Forwarded requests are not accepted"),
-        Trespass::Browser => Rejection::new(
-            403,
-            "access_denied",
-            "Requests of browsers are not accepted",
-        ),
+        Trespass::Browser => {
+            Verdict::new(403, "access_denied", "Requests of browsers are not accepted")
+        }
         Trespass::Switching => invalid("Expect and Upgrade are not accepted"),
         Trespass::Body => invalid("The request must not have a body"),
     };
-    Rejection {
-        close: true,
-        ..rejection
-    }
+    Verdict { close: true, ..verdict }
 }
 
 /// The upstream's own 4xx as it was; a truthful 503 for everything that is not the caller's doing.
-fn render_upstream(error: &FetchError) -> Rejection {
+fn of_upstream(error: &FetchError) -> Verdict {
     let asked = error.retry_after.map(|wait| wait.as_secs());
-    if let (
-        Class::Denied | Class::NotFound | Class::Throttled | Class::Updating,
-        Some(status),
-        detail,
-    ) = (error.class, error.status, &error.detail)
-    {
-        let (name, text) = match detail {
-            Some((name, text)) => (&**name, &**text),
-            None => ("unknown", "The upstream refused without a reason"),
-        };
-        let retry_after_s = if error.class == Class::Throttled {
-            Some(asked.unwrap_or(1))
-        } else {
-            asked
-        };
-        Rejection {
-            retry_after_s,
-            ..Rejection::new(status, name, text)
+    match (error.class, error.status, &error.detail) {
+        (
+            Class::Denied | Class::NotFound | Class::Throttled | Class::Updating,
+            Some(status),
+            detail,
+        ) => {
+            let (name, text) = match detail {
+                Some((name, text)) => (&**name, &**text),
+                None => ("unknown", "The upstream refused without a reason"),
+            };
+            let retry_after_s = if error.class == Class::Throttled {
+                Some(asked.unwrap_or(1))
+            } else {
+                asked
+            };
+            Verdict { retry_after_s, ..Verdict::new(status, name, text) }
         }
-    } else {
-        let text = format!("The upstream gave no token: {}", error.class.as_str());
-        Rejection {
-            retry_after_s: Some(asked.unwrap_or(1).max(1)),
-            ..unavailable(&text)
+        _ => {
+            let text = format!("The upstream gave no token: {}", error.class.as_str());
+            Verdict { retry_after_s: Some(asked.unwrap_or(1).max(1)), ..unavailable(&text) }
         }
     }
 }
@@ -222,12 +261,12 @@ mod tests {
             retry_after: wait_s.map(Duration::from_secs),
             detail: Some(("e".into(), "d".into())),
         };
-        Refusal::Upstream(Arc::new(error)).render()
+        Refusal::Upstream(Arc::new(error)).render(Dialect::Imds, 0)
     }
 
     #[test]
     fn a_probe_without_the_header_gets_the_real_endpoints_words() {
-        let rejection = Refusal::NoMetadata.render();
+        let rejection = Refusal::NoMetadata.render(Dialect::Imds, 0);
         assert_eq!(rejection.status, 400);
         assert_eq!(
             rejection.body,
@@ -268,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_request_whose_framing_is_in_doubt_ends_its_connection() {
-        assert!(Refusal::Trespass(Trespass::Body).render().close);
-        assert!(!Refusal::NoMetadata.render().close);
+        assert!(Refusal::Trespass(Trespass::Body).render(Dialect::Imds, 0).close);
+        assert!(!Refusal::NoMetadata.render(Dialect::Imds, 0).close);
     }
 }

@@ -66,10 +66,7 @@ impl Doors {
     pub fn open(bound: Vec<Bound>, workers: usize) -> Result<Self, BindError> {
         let mut doors: Vec<Vec<(Gate, Open)>> = (0..workers).map(|_| Vec::new()).collect();
         for (id, bound) in (0..).zip(bound) {
-            let gate = Gate {
-                id,
-                dialects: bound.listener.dialects.clone(),
-            };
+            let gate = gate(id, &bound.listener)?;
             for (worker, open) in doors.iter_mut().zip(bound.open(workers)?) {
                 worker.push((gate.clone(), open));
             }
