@@ -5,6 +5,7 @@ mod claims;
 mod client;
 #[cfg(feature = "demo")]
 mod demo;
+mod env;
 mod serve;
 mod status;
 mod token;
@@ -42,6 +43,8 @@ enum Command {
     Status(WithConfig),
     /// Ask the running server for a token, as a client does.
     Token(token::Args),
+    /// Print the environment variables that point a client at the server, its secret included.
+    Env(env::Args),
 }
 
 #[derive(clap::Args)]
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => check::run(args.config.as_deref()),
         Command::Status(args) => status::run(args.config.as_deref()),
         Command::Token(args) => token::run(&args),
+        Command::Env(args) => env::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
