@@ -22,7 +22,7 @@ fn permit(resource: &str) -> Permit {
         client: None,
     };
     Policy::default()
-        .permit(&Caller::Unix { uid: 0, gid: 0 }, key)
+        .permit(&Caller::Unix { uid: 0, gid: 0 }, None, key)
         .expect("a local caller")
 }
 

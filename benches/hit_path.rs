@@ -12,7 +12,7 @@ use std::task::{Context, Waker};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use foretoken::authz::guard::Header;
 use foretoken::authz::{Caller, Policy};
-use foretoken::cache::{Cache, Waiter};
+use foretoken::cache::{Cache, Turn, Waiter};
 use foretoken::clock::Clock;
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
@@ -99,6 +99,9 @@ fn bench(c: &mut Criterion) {
     let gate = Gate {
         id: 0,
         dialects: vec![Dialect::Imds],
+        dates_2017: false,
+        without_metadata: false,
+        arc: None,
     };
     let caller = Caller::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let targets: Vec<String> = (0..1000)
@@ -115,7 +118,8 @@ fn bench(c: &mut Criterion) {
             method: b"GET",
             target: target.as_bytes(),
             headers: &SHORT_HEAD,
-            waited: false,
+            form: b"",
+            turn: Turn::First,
         };
         if let Outcome::Wait(waiter) = handle(&mut worker, &request, clock.now()) {
             wait(waiter);
@@ -136,7 +140,8 @@ fn bench(c: &mut Criterion) {
                         method: b"GET",
                         target: targets[next].as_bytes(),
                         headers: black_box(head),
-                        waited: false,
+                        form: b"",
+                        turn: Turn::First,
                     };
                     match handle(&mut worker, &request, clock.now()) {
                         Outcome::Answer(parts) => parts[0].len(),

@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 
 use foretoken::authz::guard::Header;
 use foretoken::authz::{Caller, Policy};
-use foretoken::cache::{Cache, Waiter};
+use foretoken::cache::{Cache, Turn, Waiter};
 use foretoken::clock::{Clock, Crank, UnixMs};
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
@@ -80,6 +80,16 @@ impl TokenSource for Instant {
     }
 }
 
+fn gate() -> Gate {
+    Gate {
+        id: 0,
+        dialects: vec![Dialect::Imds],
+        dates_2017: false,
+        without_metadata: false,
+        arc: None,
+    }
+}
+
 fn worker() -> (Worker, Clock, Crank, Driver) {
     let (clock, crank) = Clock::cranked(UnixMs(1_767_225_600_000));
     let off = store::Settings {
@@ -121,10 +131,7 @@ fn wait(mut waiter: Waiter) {
 #[test]
 fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
     let (mut worker, clock, crank, driver) = worker();
-    let gate = Gate {
-        id: 0,
-        dialects: vec![Dialect::Imds],
-    };
+    let gate = gate();
     let caller = Caller::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let headers: [Header<'_>; 6] = [
         (b"Host", b"169.254.169.254"),
@@ -143,17 +150,18 @@ fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
             format!("{path}?api-version=2018-02-01&resource=https://{i}.example&client_id=c{i}")
         })
         .collect();
-    let request = |target: &'static str, waited| Request {
+    let request = |target: &'static str| Request {
         gate: Box::leak(Box::new(gate.clone())),
         caller: Box::leak(Box::new(caller.clone())),
         method: b"GET",
         target: target.as_bytes(),
         headers: Box::leak(Box::new(headers)),
-        waited,
+        form: b"",
+        turn: Turn::First,
     };
     let requests: Vec<_> = targets
         .iter()
-        .map(|target| request(target.clone().leak(), false))
+        .map(|target| request(target.clone().leak()))
         .collect();
 
     let learning = allocations(|| {
@@ -189,10 +197,7 @@ fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
 #[test]
 fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
     let (mut worker, clock, _crank, driver) = worker();
-    let gate = Gate {
-        id: 0,
-        dialects: vec![Dialect::Imds],
-    };
+    let gate = gate();
     let headers: [Header<'_>; 2] = [(b"Host", b"localhost"), (b"Metadata", b"true")];
     let target = b"/metadata/identity/oauth2/token?api-version=2018-02-01&resource=r";
     let ask = |worker: &mut Worker, ip: [u8; 4]| {
@@ -203,7 +208,8 @@ fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
             method: b"GET",
             target,
             headers: &headers,
-            waited: false,
+            form: b"",
+            turn: Turn::First,
         };
         match handle(worker, &request, clock.now()) {
             Outcome::Answer(_) => "answer",
@@ -211,7 +217,8 @@ fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
                 wait(waiter);
                 "wait"
             }
-            Outcome::Refuse(refusal) => refusal.reason(),
+            Outcome::Refuse(refusal, _) => refusal.reason(),
+            Outcome::Challenge(_) => "challenge",
         }
     };
     assert_eq!(ask(&mut worker, [10, 0, 0, 4]), "denied");

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::{self, Admin};
-use crate::authz::Policy;
+use crate::authz::{Clients, Policy};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::refresh::{self, Driver, Handle, Writer};
 use crate::server::handler::Live;
-use crate::server::{Address, AdminFront, BindError, Bound, Doors, Parts, Running};
+use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Parts, Running};
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, Imds, TokenSource};
@@ -39,6 +39,9 @@ pub enum StartError {
     /// An address cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A certificate or a folder of a listener cannot be used.
+    #[error(transparent)]
+    Door(DoorError),
     /// Another instance has the store.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -48,6 +51,15 @@ pub enum StartError {
     /// The system has no more threads or sockets.
     #[error("cannot start a thread or open a socket: {0}")]
     System(#[from] std::io::Error),
+}
+
+impl From<DoorError> for StartError {
+    fn from(error: DoorError) -> Self {
+        match error {
+            DoorError::Bind(error) => Self::Bind(error),
+            other => Self::Door(other),
+        }
+    }
 }
 
 impl App {
@@ -107,7 +119,10 @@ impl App {
         let driver = Driver::start(writer, source, clock.clone(), restored)?;
 
         let live = Live {
-            policy: Policy::default(),
+            policy: Policy {
+                clients: Clients::new(Arc::clone(&settings.clients)),
+                remote_callers: settings.server.remote_callers,
+            },
             upstream: name.into(),
         };
         let parts = Parts {

@@ -31,7 +31,10 @@ impl Clients {
     #[must_use]
     pub fn new(clients: Arc<[Client]>) -> Self {
         let known = |client: &Client| digest(&SHA256, client.secret.expose());
-        Self { digests: clients.iter().map(known).collect(), clients }
+        Self {
+            digests: clients.iter().map(known).collect(),
+            clients,
+        }
     }
 
     /// The client whose secret was presented. Digests of one length are compared, all of them and
@@ -64,7 +67,9 @@ impl Default for Clients {
 
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.clients.iter().map(|client| &client.name)).finish()
+        f.debug_list()
+            .entries(self.clients.iter().map(|client| &client.name))
+            .finish()
     }
 }
 
@@ -87,11 +92,19 @@ mod tests {
     fn a_client_is_known_by_its_whole_secret_only() {
         let clients = Clients::new([client("a", "secret of a"), client("b", "secret of b")].into());
         let name = |presented: &str| {
-            clients.prove(presented.as_bytes()).map(|proven| &*clients.client(proven).name)
+            clients
+                .prove(presented.as_bytes())
+                .map(|proven| &*clients.client(proven).name)
         };
         assert_eq!(name("secret of a"), Some("a"));
         assert_eq!(name("secret of b"), Some("b"));
-        for wrong in ["", "secret of ", "secret of a ", "Secret of a", "secret of c"] {
+        for wrong in [
+            "",
+            "secret of ",
+            "secret of a ",
+            "Secret of a",
+            "secret of c",
+        ] {
             assert_eq!(name(wrong), None, "{wrong}");
         }
     }

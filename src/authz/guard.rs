@@ -21,6 +21,7 @@ pub struct Facts<'a> {
     browser: bool,
     switches: bool,
     body: bool,
+    framed: bool,
     metadata: Option<&'a [u8]>,
     metadatas: u8,
     identity_header: Once<'a>,
@@ -110,9 +111,15 @@ impl<'a> Facts<'a> {
             13 if is(b"x-rewrite-url") => self.forwarded = true,
             14 if is(b"x-original-url") => self.forwarded = true,
             14 if is(b"sec-fetch-site") || is(b"sec-fetch-dest") => self.browser = true,
-            14 if is(b"content-length") => self.body |= value != b"0",
+            14 if is(b"content-length") => {
+                self.framed = true;
+                self.body |= value != b"0";
+            }
             17 if is(b"x-identity-header") => self.identity_header.note(value),
-            17 if is(b"transfer-encoding") => self.body = true,
+            17 if is(b"transfer-encoding") => {
+                self.framed = true;
+                self.body = true;
+            }
             _ if name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
                 self.forwarded = true;
             }
@@ -139,6 +146,12 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn basic(&self) -> Option<&'a [u8]> {
         self.authorization.get()?.strip_prefix(b"Basic ")
+    }
+
+    /// Whether the request says how long its body is, be it empty.
+    #[must_use]
+    pub fn is_framed(&self) -> bool {
+        self.framed
     }
 
     /// Whether the request announces a body.
@@ -182,9 +195,16 @@ fn host_name(host: &[u8]) -> Option<&[u8]> {
     let (name, port) = host.split_at(end);
     let port_ok = match port.strip_prefix(b":") {
         None => port.is_empty(),
-        Some(digits) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        Some(digits) => is_port(digits),
     };
     (port_ok && !name.is_empty()).then_some(name)
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    let text = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| !text.starts_with('+'));
+    text.is_some_and(|text| text.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]

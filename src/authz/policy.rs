@@ -65,7 +65,12 @@ fn bind(client: &Client, key: &mut TokenKey) -> Result<(), Denial> {
         return Err(Denial::Identity);
     }
     let any = client.resources.is_empty();
-    if !any && !client.resources.iter().any(|known| **known == *key.resource.as_str()) {
+    if !any
+        && !client
+            .resources
+            .iter()
+            .any(|known| **known == *key.resource.as_str())
+    {
         return Err(Denial::Resource);
     }
     key.extras.clear();
@@ -96,12 +101,18 @@ mod tests {
             resources: resources.iter().map(|r| Box::from(*r)).collect(),
             default_identity,
         };
-        let policy = Policy { clients: Clients::new([client].into()), remote_callers: false };
+        let policy = Policy {
+            clients: Clients::new([client].into()),
+            remote_callers: false,
+        };
         let proven = policy.clients.prove(b"s").unwrap();
         (policy, proven)
     }
 
-    const LOCAL: Caller = Caller::Unix { uid: 1000, gid: 1000 };
+    const LOCAL: Caller = Caller::Unix {
+        uid: 1000,
+        gid: 1000,
+    };
 
     #[test]
     fn only_callers_on_this_machine_are_permitted() {
@@ -115,16 +126,30 @@ mod tests {
         assert!(judge("::ffff:127.0.0.1").is_ok());
         assert_eq!(judge("10.0.0.4").err(), Some(Denial::Remote));
         assert_eq!(judge("::ffff:10.0.0.4").err(), Some(Denial::Remote));
-        assert!(Policy::default().permit(&LOCAL, None, key(Identity::System, "r")).is_ok());
+        assert!(
+            Policy::default()
+                .permit(&LOCAL, None, key(Identity::System, "r"))
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_client_reaches_its_own_identities_only() {
         let (policy, proven) = policy(None, &[]);
-        let judge = |identity| policy.permit(&LOCAL, Some(proven), key(identity, "r")).err();
+        let judge = |identity| {
+            policy
+                .permit(&LOCAL, Some(proven), key(identity, "r"))
+                .err()
+        };
         assert_eq!(judge(Identity::ClientId("mine".into())), None);
-        assert_eq!(judge(Identity::ClientId("theirs".into())), Some(Denial::Identity));
-        assert_eq!(judge(Identity::ObjectId("mine".into())), Some(Denial::Identity));
+        assert_eq!(
+            judge(Identity::ClientId("theirs".into())),
+            Some(Denial::Identity)
+        );
+        assert_eq!(
+            judge(Identity::ObjectId("mine".into())),
+            Some(Denial::Identity)
+        );
         assert_eq!(judge(Identity::System), Some(Denial::Identity));
     }
 
@@ -132,7 +157,9 @@ mod tests {
     fn a_request_without_a_selector_gets_the_clients_own_identity() {
         let own = Identity::ClientId("mine".into());
         let (policy, proven) = policy(Some(own.clone()), &[]);
-        let permit = policy.permit(&LOCAL, Some(proven), key(Identity::System, "r")).unwrap();
+        let permit = policy
+            .permit(&LOCAL, Some(proven), key(Identity::System, "r"))
+            .unwrap();
         assert_eq!(permit.key().identity, own);
     }
 
@@ -140,7 +167,11 @@ mod tests {
     fn a_client_with_a_list_of_resources_gets_no_others() {
         let (policy, proven) = policy(None, &["https://a"]);
         let mine = || Identity::ClientId("mine".into());
-        let judge = |resource| policy.permit(&LOCAL, Some(proven), key(mine(), resource)).err();
+        let judge = |resource| {
+            policy
+                .permit(&LOCAL, Some(proven), key(mine(), resource))
+                .err()
+        };
         assert_eq!(judge("https://a"), None);
         assert_eq!(judge("https://a/"), Some(Denial::Resource));
     }
@@ -151,7 +182,9 @@ mod tests {
         let mine = Identity::ClientId("mine".into());
         let permit = policy.permit(&LOCAL, Some(proven), key(mine, "r")).unwrap();
         assert!(permit.key().extras.is_empty());
-        let anybody = policy.permit(&LOCAL, None, key(Identity::System, "r")).unwrap();
+        let anybody = policy
+            .permit(&LOCAL, None, key(Identity::System, "r"))
+            .unwrap();
         assert_eq!(anybody.key().extras.len(), 1);
     }
 }

@@ -23,15 +23,14 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Makes an entry for `key` and renders the shapes in which its predecessor was asked for, so
-    /// that no hit has to after a renewal.
+    /// Makes an entry for `key` and renders the shapes that are asked for, so that no hit has to.
     #[must_use]
     pub fn new(
         echo: Echo,
         generation: u64,
         key: &TokenKey,
         token: Arc<AccessToken>,
-        predecessor: Option<&Entry>,
+        shapes: impl IntoIterator<Item = Shape>,
     ) -> Self {
         let entry = Self {
             echo,
@@ -40,11 +39,8 @@ impl Entry {
             token,
             bodies: Default::default(),
         };
-        let asked_for = |shape: &Shape| {
-            predecessor.is_some_and(|old| old.bodies[*shape as usize].get().is_some())
-        };
-        for shape in Shape::ALL.into_iter().filter(asked_for) {
-            entry.rendered(shape, key);
+        for shape in shapes {
+            let _ = entry.rendered(shape, key);
         }
         entry
     }

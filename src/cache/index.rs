@@ -13,6 +13,7 @@ use super::capacity::{MAX_KEYS, MIN_FORCE_PAUSE_MS};
 use super::{Echo, EchoKey, Entry, KeyId, Slot};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
+use crate::protocol::Shape;
 use crate::token::{AccessToken, TokenKey};
 
 /// All slots, and what workers need to agree on.
@@ -119,16 +120,16 @@ impl Cache {
         self.echo_key.echo(key)
     }
 
-    /// Makes an entry for `key` with the next generation, to follow `predecessor`.
+    /// Makes an entry for `key` with the next generation, rendered in the shapes asked for.
     #[must_use]
     pub fn entry(
         &self,
         key: &TokenKey,
         token: Arc<AccessToken>,
-        predecessor: Option<&Entry>,
+        shapes: impl IntoIterator<Item = Shape>,
     ) -> Arc<Entry> {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Entry::new(self.echo(key), generation, key, token, predecessor))
+        Arc::new(Entry::new(self.echo(key), generation, key, token, shapes))
     }
 
     /// Whether one more call may be forced at `now`, for all keys together: one a second.
@@ -269,6 +270,6 @@ mod tests {
             lifetime,
             client_id: None,
         });
-        assert_eq!(cache.entry(&key("r"), token, None).generation, 42);
+        assert_eq!(cache.entry(&key("r"), token, []).generation, 42);
     }
 }

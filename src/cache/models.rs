@@ -37,7 +37,13 @@ fn entry(slot: &Slot, generation: u64) -> Arc<Entry> {
         client_id: None,
     };
     let echo = EchoKey::random().echo(slot.key());
-    Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token), None))
+    Arc::new(Entry::new(
+        echo,
+        generation,
+        slot.key(),
+        Arc::new(token),
+        [],
+    ))
 }
 
 fn join(slot: &Arc<Slot>) -> Option<(Waiter, Option<Leader>)> {

@@ -6,6 +6,7 @@ use super::Entry;
 use super::capacity::MIN_FORCE_PAUSE_PER_KEY_MS;
 use super::flight::{Flight, Landing, Waiter};
 use crate::clock::UnixMs;
+use crate::protocol::Shape;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::token::TokenKey;
 use crate::upstream::FetchError;
@@ -30,6 +31,8 @@ pub struct Slot {
     hits: AtomicU64,
     /// When a caller last forced a call, in Unix milliseconds.
     forced_at: AtomicU64,
+    /// The shapes in which workers answer, a bit each.
+    shapes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -68,6 +71,7 @@ impl Slot {
             state: Mutex::new(State::default()),
             hits: AtomicU64::new(0),
             forced_at: AtomicU64::new(0),
+            shapes: AtomicU64::new(0),
         }
     }
 
@@ -203,6 +207,19 @@ impl Slot {
         }
     }
 
+    /// Notes that a worker answers in this shape: entries to come are rendered in it.
+    pub fn want(&self, shape: Shape) {
+        self.shapes.fetch_or(1 << shape as u64, Ordering::Relaxed);
+    }
+
+    /// The shapes in which workers answer.
+    pub fn wanted(&self) -> impl Iterator<Item = Shape> + use<> {
+        let shapes = self.shapes.load(Ordering::Relaxed);
+        Shape::ALL
+            .into_iter()
+            .filter(move |shape| shapes & 1 << *shape as u64 != 0)
+    }
+
     /// Adds what a worker has counted since its last tick.
     pub fn add_hits(&self, hits: u64) {
         self.hits.fetch_add(hits, Ordering::Relaxed);
@@ -298,7 +315,13 @@ mod tests {
             client_id: None,
         };
         let echo = EchoKey::random().echo(slot.key());
-        Arc::new(Entry::new(echo, generation, slot.key(), Arc::new(token), None))
+        Arc::new(Entry::new(
+            echo,
+            generation,
+            slot.key(),
+            Arc::new(token),
+            [],
+        ))
     }
 
     fn waiting(slot: &Arc<Slot>) -> (Waiter, Option<Leader>) {

@@ -41,6 +41,13 @@ struct Seen {
     last_used: UnixMs,
 }
 
+impl Seen {
+    fn move_to(&mut self, slot: Arc<Slot>) {
+        slot.want(self.asked.shape);
+        self.slot = slot;
+    }
+}
+
 /// What a request asks for beside its key.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
@@ -124,6 +131,7 @@ impl View {
             self.forget(|_| true);
         }
         let slot = self.cache.lookup(&permit)?;
+        slot.want(asked.shape);
         let echo = self.cache.echo(permit.key());
         let seen = Seen {
             scope,
@@ -161,7 +169,7 @@ impl View {
             // The slow path: the entry moved, or there never was one.
             if seen.slot.is_gone() {
                 match self.cache.lookup(&seen.permit) {
-                    Ok(slot) => seen.slot = slot,
+                    Ok(slot) => seen.move_to(slot),
                     Err(Full) => return Found::Full,
                 }
             }
@@ -194,8 +202,7 @@ impl View {
                 Some(Force::IfHash(hash)) => entry.has_hash(hash),
             };
         if unwanted
-            && let Some((waiter, leader)) =
-                seen.slot.join_forced(now, || self.cache.may_force(now))
+            && let Some((waiter, leader)) = seen.slot.join_forced(now, || self.cache.may_force(now))
         {
             let leader = leader.map(|leader| (Arc::clone(&seen.slot), leader));
             return Found::Wait(waiter, leader);
@@ -267,7 +274,7 @@ fn join<'a>(cache: &Cache, seen: &mut Seen, now: UnixMs) -> Found<'a> {
             Joined::Crowded => return Found::Full,
             // Retired between the look and the join: the index has, or makes, the next slot.
             Joined::Gone => match cache.lookup(&seen.permit) {
-                Ok(slot) => seen.slot = slot,
+                Ok(slot) => seen.move_to(slot),
                 Err(Full) => return Found::Full,
             },
         }
@@ -286,7 +293,10 @@ mod tests {
     use crate::authz::{Caller, Policy};
     use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 
-    const PLAIN: Asked = Asked { shape: Shape::Metadata, force: None };
+    const PLAIN: Asked = Asked {
+        shape: Shape::Metadata,
+        force: None,
+    };
 
     fn permit(resource: &str) -> Permit {
         let key = TokenKey {
@@ -298,7 +308,7 @@ mod tests {
             client: None,
         };
         Policy::default()
-            .permit(&Caller::Unix { uid: 0, gid: 0 }, key)
+            .permit(&Caller::Unix { uid: 0, gid: 0 }, None, key)
             .unwrap()
     }
 
@@ -316,7 +326,7 @@ mod tests {
             lifetime,
             client_id: None,
         });
-        assert!(slot.publish(cache.entry(slot.key(), token, None)));
+        assert!(slot.publish(cache.entry(slot.key(), token, [])));
         slot
     }
 

@@ -75,7 +75,10 @@ pub fn render(shape: Shape, key: &TokenKey, token: &AccessToken) -> Rendered {
     if let Some(not_before) = token.lifetime.not_before_s {
         tail.push_str(&format!(",\"not_before\":\"{not_before}\""));
     }
-    tail.push_str(&format!(",\"resource\":{}", json_string(key.resource.as_str())));
+    tail.push_str(&format!(
+        ",\"resource\":{}",
+        json_string(key.resource.as_str())
+    ));
     match shape {
         Shape::Arc => tail.push_str(&echo(key, token)),
         Shape::CloudShell => tail.push_str(",\"refresh_token\":\"\""),
@@ -121,7 +124,11 @@ fn date(unix_s: u64) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{month:02}/{day:02}/{year:04} {hour:02}:{minute:02}:{second:02} +00:00")
@@ -191,7 +198,11 @@ mod tests {
             assert_eq!(json.get("client_id"), None, "{shape:?}");
             let moves = matches!(shape, Shape::Metadata | Shape::Arc | Shape::CloudShell);
             assert_eq!(json.get("expires_in").is_some(), moves, "{shape:?}");
-            assert_eq!(json.get("object_id").is_some(), shape == Shape::Arc, "{shape:?}");
+            assert_eq!(
+                json.get("object_id").is_some(),
+                shape == Shape::Arc,
+                "{shape:?}"
+            );
         }
     }
 

@@ -156,12 +156,21 @@ impl Dialect {
 /// share a path, `api-version=2017-09-01`, in these letters, asks for the older one.
 #[must_use]
 pub fn recognise(spoken: &[Dialect], path: &[u8], query: &[u8]) -> Option<Dialect> {
-    let mut found = spoken.iter().copied().filter(|dialect| dialect.paths().contains(&path));
+    let mut found = spoken
+        .iter()
+        .copied()
+        .filter(|dialect| dialect.paths().contains(&path));
     let first = found.next()?;
-    let Some(second) = found.next() else { return Some(first) };
-    let asks_2017 = query.split(|b| *b == b'&').any(|pair| pair == b"api-version=2017-09-01");
+    let Some(second) = found.next() else {
+        return Some(first);
+    };
+    let asks_2017 = query
+        .split(|b| *b == b'&')
+        .any(|pair| pair == b"api-version=2017-09-01");
     let is_2017 = |dialect: &Dialect| *dialect == Dialect::AppService2017;
-    [first, second].into_iter().find(|dialect| is_2017(dialect) == asks_2017)
+    [first, second]
+        .into_iter()
+        .find(|dialect| is_2017(dialect) == asks_2017)
 }
 
 #[cfg(test)]
@@ -188,7 +197,11 @@ mod tests {
             "/Msi/token",
             "",
         ] {
-            assert_eq!(recognise(&Dialect::ALL, path.as_bytes(), b""), None, "{path}");
+            assert_eq!(
+                recognise(&Dialect::ALL, path.as_bytes(), b""),
+                None,
+                "{path}"
+            );
         }
     }
 
@@ -196,7 +209,10 @@ mod tests {
     fn the_two_of_app_service_are_told_apart_by_api_version() {
         let both = [Dialect::AppService, Dialect::AppService2017];
         let of = |path: &[u8], query: &[u8]| recognise(&both, path, query);
-        assert_eq!(of(b"/msi/token", b"api-version=2019-08-01"), Some(Dialect::AppService));
+        assert_eq!(
+            of(b"/msi/token", b"api-version=2019-08-01"),
+            Some(Dialect::AppService)
+        );
         assert_eq!(
             of(b"/msi/token/", b"resource=r&api-version=2017-09-01"),
             Some(Dialect::AppService2017)

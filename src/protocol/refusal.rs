@@ -19,7 +19,12 @@ pub struct Complaint<'a> {
 /// Renders an error body.
 #[must_use]
 pub fn render(dialect: Dialect, complaint: &Complaint<'_>) -> Vec<u8> {
-    let Complaint { status, error, description, correlation } = *complaint;
+    let Complaint {
+        status,
+        error,
+        description,
+        correlation,
+    } = *complaint;
     let (name, text) = (json_string(error), json_string(description));
     let id = guid(correlation);
     let body = match dialect {
@@ -66,7 +71,14 @@ fn fabric_code(status: u16, error: &str) -> &'static str {
 
 fn guid(bits: u128) -> String {
     let hex = format!("{bits:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
 }
 
 #[cfg(test)]
@@ -88,12 +100,21 @@ mod tests {
         let id = "00000000-0000-0000-0000-000000001234";
         for dialect in [Dialect::Imds, Dialect::Arc, Dialect::VmExtension] {
             let body = shown(dialect);
-            assert_eq!((&body["error"], &body["error_description"]), (&"invalid_request".into(), &text.into()));
+            assert_eq!(
+                (&body["error"], &body["error_description"]),
+                (&"invalid_request".into(), &text.into())
+            );
         }
         let body = shown(Dialect::AppService);
-        assert_eq!(body, serde_json::json!({"statusCode": 400, "message": text, "correlationId": id}));
+        assert_eq!(
+            body,
+            serde_json::json!({"statusCode": 400, "message": text, "correlationId": id})
+        );
         let body = shown(Dialect::AppService2017);
-        assert_eq!(body, serde_json::json!({"StatusCode": 400, "Message": text, "CorrelationId": id}));
+        assert_eq!(
+            body,
+            serde_json::json!({"StatusCode": 400, "Message": text, "CorrelationId": id})
+        );
         let body = shown(Dialect::ServiceFabric);
         assert_eq!(body["error"]["code"], "ArgumentNullOrEmpty");
         let body = shown(Dialect::CloudShell);

@@ -16,21 +16,35 @@ impl Rendered {
     #[must_use]
     pub fn moving(parts: [&[u8]; 3]) -> Self {
         let cuts = [parts[0].len(), parts[0].len() + parts[1].len()];
-        Self { bytes: join(&parts), cuts: Some(cuts) }
+        Self {
+            bytes: join(&parts),
+            cuts: Some(cuts),
+        }
     }
 
     /// Joins two parts of a body in which nothing moves.
     #[must_use]
     pub fn still(parts: [&[u8]; 2]) -> Self {
-        Self { bytes: join(&parts), cuts: None }
+        Self {
+            bytes: join(&parts),
+            cuts: None,
+        }
     }
 
     /// The body in the order in which it goes out.
     #[must_use]
     pub fn with<'a>(&'a self, digits: &'a Digits) -> [&'a [u8]; 5] {
-        let Some([a, b]) = self.cuts else { return [&self.bytes, b"", b"", b"", b""] };
+        let Some([a, b]) = self.cuts else {
+            return [&self.bytes, b"", b"", b"", b""];
+        };
         let digits = digits.as_bytes();
-        [&self.bytes[..a], digits, &self.bytes[a..b], digits, &self.bytes[b..]]
+        [
+            &self.bytes[..a],
+            digits,
+            &self.bytes[a..b],
+            digits,
+            &self.bytes[b..],
+        ]
     }
 }
 

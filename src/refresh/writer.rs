@@ -125,7 +125,7 @@ impl Writer {
             let Ok(slot) = self.cache.add(&key) else {
                 break;
             };
-            slot.publish(self.cache.entry(&key, token, None));
+            slot.publish(self.cache.entry(&key, token, []));
             let id = slot.id();
             self.keys.insert(id, Held::new(slot, last_used));
             // Nothing is started here: the first wake-up sees every restored key at once.
@@ -292,8 +292,9 @@ impl Writer {
             return;
         };
         let (key, token) = (held.slot.key(), Arc::new(token));
-        let predecessor = held.slot.entry();
-        let entry = self.cache.entry(key, Arc::clone(&token), predecessor.as_deref());
+        let entry = self
+            .cache
+            .entry(key, Arc::clone(&token), held.slot.wanted());
         let generation = entry.generation;
         if held.slot.publish(entry) {
             self.store.put(key, &token, generation, held.last_used);

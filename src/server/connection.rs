@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as Wakeup, Poll};
 use std::time::Duration;
 
@@ -246,9 +247,11 @@ where
         let done = answer(io, caller, context, &inbox[at..], outbox, &mut early).await;
         inbox.append(&mut early);
         match done {
-            Done::Answered { close: true, .. } => return (false, true),
-            Done::Answered { consumed, close: false } => at += consumed,
-            Done::HungUp => return (false, true),
+            Done::Answered { close: true, .. } | Done::HungUp => return (false, true),
+            Done::Answered {
+                consumed,
+                close: false,
+            } => at += consumed,
             Done::Incomplete => {
                 inbox.drain(..at);
                 return (true, false);
@@ -283,7 +286,8 @@ where
         Err(bad) => return turn_away(context, outbox, bad),
     };
     // What follows the head of a request whose body is not read is no request.
-    let body_unread = head.method != b"POST" && !matches!(head.body, Framing::None | Framing::Length(0));
+    let body_unread =
+        head.method != b"POST" && !matches!(head.body, Framing::None | Framing::Length(0));
     let close = !head.keep_alive || body_unread || *context.draining.borrow();
     let mut request = handler::Request {
         gate: &context.gate,
@@ -299,26 +303,29 @@ where
     let mut trouble: Option<Refusal> = None;
     loop {
         let now = context.clock.now();
-        let waiter = match handler::handle(&mut context.worker.borrow_mut(), &request, now) {
-            Outcome::Answer(parts) => {
-                wire::answer(outbox, parts, &context.desk.date(now), close);
-                return Done::Answered { consumed, close };
-            }
-            Outcome::Refuse(refusal, dialect) => {
+        let waiter = match ask(context, &request, now, outbox, close) {
+            Next::Answered => return Done::Answered { consumed, close },
+            Next::Refuse(refusal, dialect) => {
                 // What it waited for in vain says more than that there is nothing.
                 let refusal = trouble.unwrap_or(refusal);
-                let ends = refuse(outbox, context, &refusal, dialect, close);
-                return Done::Answered { consumed, close: ends };
+                let start = outbox.len();
+                // A form that was refused may have been longer than it said.
+                let close = close || head.method == b"POST";
+                let close = refuse(outbox, context, &refusal, dialect, close);
+                if head.method == b"HEAD" {
+                    wire::cut_body(outbox, start);
+                }
+                return Done::Answered { consumed, close };
             }
-            Outcome::Challenge(keys) => {
-                let ends = challenge(outbox, context, keys, close).await;
-                return Done::Answered { consumed, close: ends };
+            Next::Challenge(keys) => {
+                let close = challenge(outbox, context, keys, close).await;
+                return Done::Answered { consumed, close };
             }
-            Outcome::Wait(waiter) => waiter,
+            Next::Wait(waiter) => waiter,
         };
-        let landing = match wait(io, context, waiter, deadline.since(now), early).await {
-            Ok(landing) => landing,
-            Err(_) => return Done::HungUp,
+        let end = wait(io, context, waiter, deadline.since(now), early).await;
+        let Ok(landing) = end else {
+            return Done::HungUp;
         };
         let refusal = match landing {
             Some(Landing::Arrived | Landing::Gone) => {
@@ -336,13 +343,42 @@ where
     }
 }
 
+/// What the handler said, without its hold on the worker.
+enum Next {
+    /// The answer is in the outbox.
+    Answered,
+    Wait(Waiter),
+    Challenge(Arc<ArcKeys>),
+    Refuse(Refusal, Dialect),
+}
+
+/// Asks the handler. The worker is held for this call only, never while anybody waits.
+fn ask(
+    context: &Context,
+    request: &handler::Request<'_>,
+    now: UnixMs,
+    outbox: &mut Vec<u8>,
+    close: bool,
+) -> Next {
+    match handler::handle(&mut context.worker.borrow_mut(), request, now) {
+        Outcome::Answer(parts) => {
+            wire::answer(outbox, parts, &context.desk.date(now), close);
+            Next::Answered
+        }
+        Outcome::Wait(waiter) => Next::Wait(waiter),
+        Outcome::Challenge(keys) => Next::Challenge(keys),
+        Outcome::Refuse(refusal, dialect) => Next::Refuse(refusal, dialect),
+    }
+}
+
 /// The body of a POST, as far as it has arrived: how many bytes it takes.
 fn read_form(head: &Head<'_>, rest: &[u8], form: &mut Vec<u8>) -> Result<Option<usize>, BadHead> {
     if head.method != b"POST" {
         return Ok(Some(0));
     }
     match head.body {
-        Framing::None => Err(BadHead::LengthRequired),
+        // Refused by the handler, if the path takes a POST at all.
+        Framing::None => Ok(Some(0)),
         Framing::Chunked => head::read_chunks(rest, form),
         Framing::Length(length) => Ok(rest.get(..length).map(|body| {
             form.extend_from_slice(body);
@@ -370,7 +406,7 @@ where
                 Ok(_) => {}
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         biased;
@@ -383,8 +419,17 @@ where
 fn turn_away(context: &Context, outbox: &mut Vec<u8>, bad: BadHead) -> Done {
     let refusal = Refusal::BadHead(bad);
     context.worker.borrow().turn_away(&refusal);
-    refuse(outbox, context, &refusal, context.gate.first_dialect(), true);
-    Done::Answered { consumed: 0, close: true }
+    refuse(
+        outbox,
+        context,
+        &refusal,
+        context.gate.first_dialect(),
+        true,
+    );
+    Done::Answered {
+        consumed: 0,
+        close: true,
+    }
 }
 
 async fn refuse_now<I>(io: &mut I, context: &Context, bad: BadHead) -> io::Result<()>
@@ -405,7 +450,13 @@ fn refuse(
 ) -> bool {
     let rejection = refusal.render(dialect, fastrand::u128(..));
     let close = close || rejection.close;
-    wire::rejection(outbox, &rejection, None, &context.desk.date(context.clock.now()), close);
+    wire::rejection(
+        outbox,
+        &rejection,
+        None,
+        &context.desk.date(context.clock.now()),
+        close,
+    );
     close
 }
 
@@ -413,7 +464,7 @@ fn refuse(
 async fn challenge(
     outbox: &mut Vec<u8>,
     context: &Context,
-    keys: std::sync::Arc<ArcKeys>,
+    keys: Arc<ArcKeys>,
     close: bool,
 ) -> bool {
     let now = context.clock.now();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::arc_keys::ArcKeys;
+use super::head::BadHead;
 use super::reject::Refusal;
 use crate::authz::guard::{Facts, Header, Trespass};
 use crate::authz::{Caller, Denial, Policy, Proven};
@@ -106,6 +107,9 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
     if request.method == b"GET" && facts.has_body() {
         return worker.refuse(request, Refusal::Trespass(Trespass::Body), dialect);
     }
+    if request.method == b"POST" && !facts.is_framed() {
+        return worker.refuse(request, Refusal::BadHead(BadHead::LengthRequired), dialect);
+    }
     let proven = match worker.prove(request, dialect, &facts) {
         Ok(proven) => proven,
         Err(refusal) => return worker.refuse(request, refusal, dialect),
@@ -115,7 +119,9 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
     if let (Turn::First, Some(keys)) = (request.turn, request.gate.challenge(dialect))
-        && !facts.basic().is_some_and(|presented| keys.redeem(now, presented))
+        && !facts
+            .basic()
+            .is_some_and(|presented| keys.redeem(now, presented))
     {
         worker.counters.count(Label::Refused);
         worker.metrics.refused(Refusal::Challenged.reason());
@@ -128,7 +134,11 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
             Outcome::Answer(body)
         }
         Found::Wait(waiter, leader) => {
-            let label = if leader.is_some() { Label::Miss } else { Label::Coalesced };
+            let label = if leader.is_some() {
+                Label::Miss
+            } else {
+                Label::Coalesced
+            };
             worker.counters.count_unless(counted, label);
             if let Some((slot, leader)) = leader {
                 worker.refresh.demand(slot, leader);
@@ -150,7 +160,14 @@ impl Worker {
     pub fn new(cache: Arc<Cache>, live: Arc<Live>, refresh: Handle, metrics: Metrics) -> Self {
         let counters = metrics.add_worker();
         let view = View::new(cache, metrics.clone());
-        Self { view, live, refresh, counters, metrics, scratch: Vec::new() }
+        Self {
+            view,
+            live,
+            refresh,
+            counters,
+            metrics,
+            scratch: Vec::new(),
+        }
     }
 
     /// The 1 s tick: adds up hits and lets go of what is no longer current.
@@ -180,7 +197,11 @@ impl Worker {
         match dialect.proof() {
             Proof::Metadata | Proof::Challenge => {
                 let excused = dialect == Dialect::Imds && request.gate.without_metadata;
-                if facts.has_metadata() || excused { Ok(None) } else { Err(Refusal::NoMetadata) }
+                if facts.has_metadata() || excused {
+                    Ok(None)
+                } else {
+                    Err(Refusal::NoMetadata)
+                }
             }
             Proof::Secret(header) => {
                 let presented = facts.secret(header).ok_or(Refusal::Unproven)?;
@@ -199,8 +220,7 @@ impl Worker {
         query: &[u8],
         proven: Option<Proven>,
     ) -> Result<Place, Refusal> {
-        let scope =
-            u64::from(request.gate.id) << 32 | u64::from(proven.map_or(0, Proven::scope));
+        let scope = u64::from(request.gate.id) << 32 | u64::from(proven.map_or(0, Proven::scope));
         let mut whole = std::mem::take(&mut self.scratch);
         whole.clear();
         whole.extend_from_slice(request.target);
@@ -228,19 +248,20 @@ impl Worker {
     ) -> Result<Place, Refusal> {
         let wish = parse(dialect, query, request.form)?;
         let shape = Shape::of(dialect, request.gate.dates_2017);
-        let asked = Asked { shape, force: wish.force };
+        let asked = Asked {
+            shape,
+            force: wish.force,
+        };
         let key = wish.into_key(&self.live.upstream);
         let permit = self.live.policy.permit(request.caller, proven, key)?;
-        self.view.remember(scope, whole, asked, permit).map_err(|_| Refusal::Full)
+        self.view
+            .remember(scope, whole, asked, permit)
+            .map_err(|_| Refusal::Full)
     }
 
-    fn refuse<'w>(
-        &self,
-        request: &Request<'_>,
-        refusal: Refusal,
-        dialect: Dialect,
-    ) -> Outcome<'w> {
-        self.counters.count_unless(request.turn != Turn::First, Label::Refused);
+    fn refuse<'w>(&self, request: &Request<'_>, refusal: Refusal, dialect: Dialect) -> Outcome<'w> {
+        self.counters
+            .count_unless(request.turn != Turn::First, Label::Refused);
         self.metrics.refused(refusal.reason());
         Outcome::Refuse(refusal, dialect)
     }
@@ -254,7 +275,9 @@ impl Gate {
     }
 
     fn challenge(&self, dialect: Dialect) -> Option<&Arc<ArcKeys>> {
-        self.arc.as_ref().filter(|_| dialect.proof() == Proof::Challenge)
+        self.arc
+            .as_ref()
+            .filter(|_| dialect.proof() == Proof::Challenge)
     }
 }
 

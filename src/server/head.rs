@@ -117,6 +117,10 @@ pub fn read<'a>(
         check_so_far(bytes)?;
         return Ok(None);
     };
+    // Bytes beyond ASCII are legal in values, and nobody who asks for tokens sends them.
+    if !bytes[..len].is_ascii() {
+        return Err(refine(&bytes[..len]));
+    }
     let mut parsed = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut parsed);
     match request.parse(&bytes[..len]) {
@@ -135,6 +139,9 @@ pub fn read<'a>(
     let count = request.headers.len();
     for (out, header) in headers.iter_mut().zip(request.headers.iter()) {
         facts.note(header.name.as_bytes(), header.value)?;
+        if header.name.eq_ignore_ascii_case("host") && has_tab_around(bytes, header.value) {
+            return Err(BadHead::Syntax);
+        }
         *out = (header.name.as_bytes(), header.value);
     }
     let body = facts.framing(version)?;
@@ -176,7 +183,11 @@ fn find_end(bytes: &[u8]) -> Result<Option<usize>, BadHead> {
 }
 
 fn memchr_line_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    bytes.iter().enumerate().filter(|(_, b)| matches!(b, b'\r' | b'\n')).map(|(at, _)| at)
+    bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| matches!(b, b'\r' | b'\n'))
+        .map(|(at, _)| at)
 }
 
 /// Whether an unfinished head may still become a good one.
@@ -184,7 +195,11 @@ fn check_so_far(bytes: &[u8]) -> Result<(), BadHead> {
     let first_line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
     if bytes.len() >= MAX_HEAD_BYTES {
         let in_first_line = first_line.len() >= super::handler::MAX_TARGET_BYTES;
-        return Err(if in_first_line { BadHead::TargetTooLong } else { BadHead::TooLarge });
+        return Err(if in_first_line {
+            BadHead::TargetTooLong
+        } else {
+            BadHead::TooLarge
+        });
     }
     // Told early, so that garbage is not waited for.
     if first_line.iter().any(|b| *b < b' ' || *b == 0x7f) {
@@ -198,17 +213,39 @@ fn refine(head: &[u8]) -> BadHead {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
     let mut words = line.split(|b| *b == b' ');
     let target = words.nth(1).unwrap_or_default();
-    let versioned = words.next().is_some_and(|word| word.starts_with(b"HTTP/1."));
-    if versioned && check_target(target).is_err() { BadHead::Target } else { BadHead::Syntax }
+    let versioned = words
+        .next()
+        .is_some_and(|word| word.starts_with(b"HTTP/1."));
+    if versioned && check_target(target).is_err() {
+        BadHead::Target
+    } else {
+        BadHead::Syntax
+    }
+}
+
+/// Whether a tab stands beside a value that the parser has trimmed. Readers differ on whether it
+/// belongs to a host.
+fn has_tab_around(bytes: &[u8], value: &[u8]) -> bool {
+    let at = value.as_ptr() as usize - bytes.as_ptr() as usize;
+    let around = [at.checked_sub(1), Some(at + value.len())];
+    around
+        .into_iter()
+        .flatten()
+        .any(|at| bytes.get(at) == Some(&b'\t'))
 }
 
 fn check_method(method: &[u8]) -> Result<(), BadHead> {
     let plain = !method.is_empty() && method.len() <= 16;
-    if plain && method.iter().all(u8::is_ascii_uppercase) { Ok(()) } else { Err(BadHead::Method) }
+    if plain && method.iter().all(u8::is_ascii_uppercase) {
+        Ok(())
+    } else {
+        Err(BadHead::Method)
+    }
 }
 
 fn check_target(target: &[u8]) -> Result<(), BadHead> {
-    let plain = |b: &u8| (0x21..=0x7e).contains(b) && *b != b'#';
+    // What RFC 3986 has no place for is escaped by every client; a raw one is read in many ways.
+    let plain = |b: &u8| (0x21..=0x7e).contains(b) && !b"#\"<>\\^`{|}".contains(b);
     if target.first() != Some(&b'/') || !target.iter().all(plain) {
         return Err(BadHead::Target);
     }
@@ -267,8 +304,12 @@ impl FramingFacts {
 /// Digits without a sign, a list or leading zeros.
 fn plain_number(value: &[u8]) -> Option<usize> {
     let plain = value == b"0" || (!value.is_empty() && value[0] != b'0');
-    let text = std::str::from_utf8(value).ok().filter(|_| plain && value.len() <= 18)?;
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    let text = std::str::from_utf8(value)
+        .ok()
+        .filter(|_| plain && value.len() <= 18)?;
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 /// Reads a chunked body at the start of `bytes` into `form`: how many bytes it took, or `None` if
@@ -282,9 +323,15 @@ pub fn read_chunks(bytes: &[u8], form: &mut Vec<u8>) -> Result<Option<usize>, Ba
     loop {
         let rest = &bytes[at..];
         let Some(line_end) = rest.iter().take(20).position(|b| *b == b'\n') else {
-            return if rest.len() < 20 { Ok(None) } else { Err(BadHead::Framing) };
+            return if rest.len() < 20 {
+                Ok(None)
+            } else {
+                Err(BadHead::Framing)
+            };
         };
-        let line = rest[..line_end].strip_suffix(b"\r").ok_or(BadHead::Framing)?;
+        let line = rest[..line_end]
+            .strip_suffix(b"\r")
+            .ok_or(BadHead::Framing)?;
         let size = chunk_size(line).ok_or(BadHead::Framing)?;
         at += line_end + 1;
         if form.len() + size > MAX_FORM_BYTES || at > MAX_CHUNKED_BYTES {
@@ -292,7 +339,11 @@ pub fn read_chunks(bytes: &[u8], form: &mut Vec<u8>) -> Result<Option<usize>, Ba
         }
         let Some(data) = bytes.get(at..at + size + 2) else {
             let so_far = bytes.get(at + size..).unwrap_or_default();
-            return if b"\r\n".starts_with(so_far) { Ok(None) } else { Err(BadHead::Framing) };
+            return if b"\r\n".starts_with(so_far) {
+                Ok(None)
+            } else {
+                Err(BadHead::Framing)
+            };
         };
         let data = data.strip_suffix(b"\r\n").ok_or(BadHead::Framing)?;
         form.extend_from_slice(data);
@@ -320,7 +371,12 @@ mod tests {
         let found = read(bytes, &mut headers)?;
         Ok(found.map(|(head, _)| {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            (text(head.method), text(head.target), head.body, head.keep_alive)
+            (
+                text(head.method),
+                text(head.target),
+                head.body,
+                head.keep_alive,
+            )
         }))
     }
 
@@ -330,9 +386,13 @@ mod tests {
 
     #[test]
     fn a_plain_request_is_read() {
-        let found = head(b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\nrest").unwrap().unwrap();
+        let found = head(b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\nrest")
+            .unwrap()
+            .unwrap();
         assert_eq!(found, ("GET".into(), "/a?b=c".into(), Framing::None, true));
-        let closing = head(b"GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n").unwrap().unwrap();
+        let closing = head(b"GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n")
+            .unwrap()
+            .unwrap();
         assert!(!closing.3);
         assert!(!head(b"GET / HTTP/1.0\r\n\r\n").unwrap().unwrap().3);
     }
@@ -397,7 +457,10 @@ mod tests {
         let headers = |n: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(n));
         assert_eq!(verdict(&headers(64)), None);
         assert_eq!(verdict(&headers(65)), Some(BadHead::TooLarge));
-        let big = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(MAX_HEAD_BYTES));
+        let big = format!(
+            "GET / HTTP/1.1\r\nA: {}\r\n\r\n",
+            "b".repeat(MAX_HEAD_BYTES)
+        );
         assert_eq!(verdict(&big), Some(BadHead::TooLarge));
     }
 
@@ -407,7 +470,10 @@ mod tests {
             head(format!("POST / HTTP/1.1\r\n{lines}\r\n").as_bytes()).map(|h| h.unwrap().2)
         };
         assert_eq!(framing("Content-Length: 3\r\n"), Ok(Framing::Length(3)));
-        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Ok(Framing::Chunked));
+        assert_eq!(
+            framing("Transfer-Encoding: Chunked\r\n"),
+            Ok(Framing::Chunked)
+        );
         for lines in [
             "Content-Length: 3\r\nContent-Length: 3\r\n",
             "Content-Length: 3, 3\r\n",
@@ -425,7 +491,10 @@ mod tests {
         ] {
             assert_eq!(framing(lines), Err(BadHead::Framing), "{lines:?}");
         }
-        assert_eq!(framing("Content-Length: 8193\r\n"), Err(BadHead::BodyTooLarge));
+        assert_eq!(
+            framing("Content-Length: 8193\r\n"),
+            Err(BadHead::BodyTooLarge)
+        );
     }
 
     #[test]
@@ -449,10 +518,17 @@ mod tests {
             "ffffffffffffffff\r\n",
             "\r\n",
         ] {
-            assert_eq!(read_chunks(bad.as_bytes(), &mut form), Err(BadHead::Framing), "{bad:?}");
+            assert_eq!(
+                read_chunks(bad.as_bytes(), &mut form),
+                Err(BadHead::Framing),
+                "{bad:?}"
+            );
         }
         let huge = format!("{:x}\r\n", MAX_FORM_BYTES + 1);
-        assert_eq!(read_chunks(huge.as_bytes(), &mut form), Err(BadHead::BodyTooLarge));
+        assert_eq!(
+            read_chunks(huge.as_bytes(), &mut form),
+            Err(BadHead::BodyTooLarge)
+        );
     }
 
     proptest! {

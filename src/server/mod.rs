@@ -9,14 +9,16 @@ mod admin_front;
 pub mod arc_keys;
 mod connection;
 pub mod handler;
+pub mod head;
 mod listener;
 mod reject;
 mod settings;
 pub mod tls;
+mod wire;
 mod workers;
 
 pub use admin_front::AdminFront;
 pub use listener::{BindError, Bound, bind_unix};
 pub use reject::{Refusal, Rejection};
 pub use settings::{Address, ArcSettings, ExpiresOn, Listener, Settings};
-pub use workers::{Doors, Parts, Running};
+pub use workers::{DoorError, Doors, Parts, Running};

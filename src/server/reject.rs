@@ -113,8 +113,8 @@ impl Refusal {
             description: &verdict.description,
             correlation,
         };
-        let names_versions = dialect == Dialect::Imds
-            && matches!(self, Self::BadRequest(BadRequest::NoApiVersion));
+        let names_versions =
+            dialect == Dialect::Imds && matches!(self, Self::BadRequest(BadRequest::NoApiVersion));
         let body = if names_versions {
             render_no_api_version()
         } else {
@@ -134,27 +134,45 @@ impl Refusal {
             Self::Trespass(trespass) => of_trespass(*trespass),
             Self::BadHead(bad) => {
                 let (status, text) = bad.status_and_text();
-                Verdict { close: true, ..Verdict::new(status, "invalid_request", text) }
+                Verdict {
+                    close: true,
+                    ..Verdict::new(status, "invalid_request", text)
+                }
             }
-            Self::NotAPath => Verdict { close: true, ..invalid("The request target is not a path") },
-            Self::NoRoute => {
-                Verdict::new(404, "not_found", "There is no such endpoint on this listener")
-            }
+            Self::NotAPath => Verdict {
+                close: true,
+                ..invalid("The request target is not a path")
+            },
+            Self::NoRoute => Verdict::new(
+                404,
+                "not_found",
+                "There is no such endpoint on this listener",
+            ),
             Self::Method(methods) => Verdict {
                 allow: Some(methods.allow()),
-                ..Verdict::new(405, "method_not_allowed", "The endpoint takes other methods")
+                // Whatever the method's body may be, it is not read.
+                close: true,
+                ..Verdict::new(
+                    405,
+                    "method_not_allowed",
+                    "The endpoint takes other methods",
+                )
             },
             Self::TargetTooLong => Verdict {
                 close: true,
                 ..Verdict::new(414, "invalid_request", "The request target is too long")
             },
             Self::NoMetadata => invalid("Required metadata header not specified"),
-            Self::Unproven => {
-                Verdict::new(401, "unauthorized_client", "The secret header is missing or unknown")
-            }
-            Self::Challenged => {
-                Verdict::new(401, "unauthorized_client", "Present the content of the key file")
-            }
+            Self::Unproven => Verdict::new(
+                401,
+                "unauthorized_client",
+                "The secret header is missing or unknown",
+            ),
+            Self::Challenged => Verdict::new(
+                401,
+                "unauthorized_client",
+                "Present the content of the key file",
+            ),
             Self::Challenges => Verdict {
                 retry_after_s: Some(1),
                 ..Verdict::new(429, "too_many_requests", "Too many challenges are open")
@@ -202,7 +220,10 @@ fn invalid(description: &str) -> Verdict {
 }
 
 fn unavailable(description: &str) -> Verdict {
-    Verdict { retry_after_s: Some(1), ..Verdict::new(503, "service_unavailable", description) }
+    Verdict {
+        retry_after_s: Some(1),
+        ..Verdict::new(503, "service_unavailable", description)
+    }
 }
 
 fn of_trespass(trespass: Trespass) -> Verdict {
@@ -212,39 +233,47 @@ fn of_trespass(trespass: Trespass) -> Verdict {
             Verdict::new(403, "access_denied", "The Host header names another host")
         }
         Trespass::Forwarded => invalid("Forwarded requests are not accepted"),
-        Trespass::Browser => {
-            Verdict::new(403, "access_denied", "Requests of browsers are not accepted")
-        }
+        Trespass::Browser => Verdict::new(
+            403,
+            "access_denied",
+            "Requests of browsers are not accepted",
+        ),
         Trespass::Switching => invalid("Expect and Upgrade are not accepted"),
         Trespass::Body => invalid("The request must not have a body"),
     };
-    Verdict { close: true, ..verdict }
+    Verdict {
+        close: true,
+        ..verdict
+    }
 }
 
 /// The upstream's own 4xx as it was; a truthful 503 for everything that is not the caller's doing.
 fn of_upstream(error: &FetchError) -> Verdict {
     let asked = error.retry_after.map(|wait| wait.as_secs());
-    match (error.class, error.status, &error.detail) {
-        (
-            Class::Denied | Class::NotFound | Class::Throttled | Class::Updating,
-            Some(status),
-            detail,
-        ) => {
-            let (name, text) = match detail {
-                Some((name, text)) => (&**name, &**text),
-                None => ("unknown", "The upstream refused without a reason"),
-            };
-            let retry_after_s = if error.class == Class::Throttled {
-                Some(asked.unwrap_or(1))
-            } else {
-                asked
-            };
-            Verdict { retry_after_s, ..Verdict::new(status, name, text) }
-        }
-        _ => {
-            let text = format!("The upstream gave no token: {}", error.class.as_str());
-            Verdict { retry_after_s: Some(asked.unwrap_or(1).max(1)), ..unavailable(&text) }
-        }
+    let theirs = matches!(
+        error.class,
+        Class::Denied | Class::NotFound | Class::Throttled | Class::Updating
+    );
+    if let Some(status) = error.status.filter(|_| theirs) {
+        let (name, text) = match &error.detail {
+            Some((name, text)) => (&**name, &**text),
+            None => ("unknown", "The upstream refused without a reason"),
+        };
+        let throttled = error.class == Class::Throttled;
+        let retry_after_s = if throttled {
+            Some(asked.unwrap_or(1))
+        } else {
+            asked
+        };
+        return Verdict {
+            retry_after_s,
+            ..Verdict::new(status, name, text)
+        };
+    }
+    let text = format!("The upstream gave no token: {}", error.class.as_str());
+    Verdict {
+        retry_after_s: Some(asked.unwrap_or(1).max(1)),
+        ..unavailable(&text)
     }
 }
 
@@ -307,7 +336,11 @@ mod tests {
 
     #[test]
     fn a_request_whose_framing_is_in_doubt_ends_its_connection() {
-        assert!(Refusal::Trespass(Trespass::Body).render(Dialect::Imds, 0).close);
+        assert!(
+            Refusal::Trespass(Trespass::Body)
+                .render(Dialect::Imds, 0)
+                .close
+        );
         assert!(!Refusal::NoMetadata.render(Dialect::Imds, 0).close);
     }
 }

@@ -46,6 +46,12 @@ pub(super) fn rejection(
     out.extend_from_slice(&rejection.body);
 }
 
+/// Takes the body off the answer that starts at `start`: a HEAD has none.
+pub(super) fn cut_body(out: &mut Vec<u8>, start: usize) {
+    let end = out[start..].windows(4).position(|four| four == b"\r\n\r\n");
+    out.truncate(end.map_or(out.len(), |end| start + end + 4));
+}
+
 fn head(out: &mut Vec<u8>, status: u16, length: usize, date: &Date, close: bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(crate::protocol::Digits::new(status.into()).as_bytes());

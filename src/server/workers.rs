@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,10 +12,14 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
+use tokio_rustls::TlsAcceptor;
 
-use super::connection::{self, Context};
+use super::arc_keys::{ArcError, ArcKeys};
+use super::connection::{self, Context, Desk};
 use super::handler::{Gate, Live, Worker};
 use super::listener::{BindError, Bound, Open};
+use super::settings::{ExpiresOn, Listener};
+use super::tls::{self, TlsError};
 use crate::authz::Caller;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -29,6 +34,8 @@ const LAST_CALL: Duration = Duration::from_millis(150);
 /// After an accept that failed for want of descriptors: the socket stays readable, so trying again
 /// at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a TLS handshake may take.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often workers add up and let go.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -56,23 +63,88 @@ pub struct Running {
 }
 
 /// Open sockets, one set for each worker.
-pub struct Doors(Vec<Vec<(Gate, Open)>>);
+pub struct Doors(Vec<Vec<Door>>);
+
+/// One listener of one worker.
+struct Door {
+    gate: Gate,
+    tls: Option<TlsAcceptor>,
+    socket: Open,
+}
+
+/// A listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// Somebody else was faster.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The certificate of a `service-fabric` listener.
+    #[error("the TLS folder {}: {error}", folder.display())]
+    Tls {
+        /// Where it is kept.
+        folder: PathBuf,
+        /// Why not.
+        error: TlsError,
+    },
+    /// The key files of an `arc` listener.
+    #[error("the Arc folder {}: {error}", folder.display())]
+    Arc {
+        /// Where they are put.
+        folder: PathBuf,
+        /// Why not.
+        error: ArcError,
+    },
+}
 
 impl Doors {
     /// Opens the sockets: from here on callers may connect.
     ///
     /// # Errors
-    /// A socket cannot listen, because somebody else was faster.
-    pub fn open(bound: Vec<Bound>, workers: usize) -> Result<Self, BindError> {
-        let mut doors: Vec<Vec<(Gate, Open)>> = (0..workers).map(|_| Vec::new()).collect();
+    /// A socket cannot listen, or a certificate or folder cannot be used.
+    pub fn open(bound: Vec<Bound>, workers: usize) -> Result<Self, DoorError> {
+        let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         for (id, bound) in (0..).zip(bound) {
-            let gate = gate(id, &bound.listener)?;
-            for (worker, open) in doors.iter_mut().zip(bound.open(workers)?) {
-                worker.push((gate.clone(), open));
+            let (gate, tls) = gate(id, &bound.listener)?;
+            for (worker, socket) in doors.iter_mut().zip(bound.open(workers)?) {
+                worker.push(Door {
+                    gate: gate.clone(),
+                    tls: tls.clone(),
+                    socket,
+                });
             }
         }
         Ok(Self(doors))
     }
+}
+
+/// What a listener's settings come to, with the files that they name.
+fn gate(id: u32, listener: &Listener) -> Result<(Gate, Option<TlsAcceptor>), DoorError> {
+    let tls = listener.tls.as_ref().map(|folder| {
+        let config = tls::load_or_create(folder);
+        let config = config.map_err(|error| DoorError::Tls {
+            folder: folder.clone(),
+            error,
+        })?;
+        let thumbprint = tls::thumbprint(folder).unwrap_or_default();
+        tracing::info!(address = %listener.address, thumbprint, "certificate");
+        Ok::<_, DoorError>(TlsAcceptor::from(config))
+    });
+    let arc = listener.arc.as_ref().map(|arc| {
+        let keys = ArcKeys::open(&arc.folder, arc.group.as_deref(), arc.allow_agent);
+        let keys = keys.map_err(|error| DoorError::Arc {
+            folder: arc.folder.clone(),
+            error,
+        })?;
+        Ok::<_, DoorError>(Arc::new(keys))
+    });
+    let gate = Gate {
+        id,
+        dialects: listener.dialects.clone(),
+        dates_2017: listener.expires_on_2017 == ExpiresOn::Date,
+        without_metadata: listener.without_metadata,
+        arc: arc.transpose()?,
+    };
+    Ok((gate, tls.transpose()?))
 }
 
 impl Running {
@@ -119,7 +191,7 @@ impl Running {
     }
 }
 
-async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::Receiver<bool>) {
+async fn run(doors: Vec<Door>, parts: &Parts, max: usize, drain: watch::Receiver<bool>) {
     let worker = Rc::new(RefCell::new(Worker::new(
         Arc::clone(&parts.cache),
         Arc::clone(&parts.live),
@@ -131,14 +203,16 @@ async fn run(doors: Vec<(Gate, Open)>, parts: &Parts, max: usize, drain: watch::
         max,
     });
     let mut accepting = JoinSet::new();
-    for (gate, socket) in doors {
+    let desk = Rc::new(Desk::default());
+    for Door { gate, tls, socket } in doors {
         let context = Context {
             worker: Rc::clone(&worker),
             gate: Rc::new(gate),
             clock: parts.clock.clone(),
             draining: drain.clone(),
+            desk: Rc::clone(&desk),
         };
-        accepting.spawn_local(accept(socket, context, Rc::clone(&room)));
+        accepting.spawn_local(accept(socket, tls, context, Rc::clone(&room)));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut drain = drain;
@@ -187,9 +261,9 @@ impl Drop for Seat {
     }
 }
 
-async fn accept(socket: Open, context: Context, room: Rc<Room>) {
+async fn accept(socket: Open, tls: Option<TlsAcceptor>, context: Context, room: Rc<Room>) {
     let accepted = match socket {
-        Open::Tcp(socket) => accept_tcp(socket, &context, &room).await,
+        Open::Tcp(socket) => accept_tcp(socket, tls.as_ref(), &context, &room).await,
         Open::Unix(socket) => accept_unix(socket, &context, &room).await,
     };
     if let Err(error) = accepted {
@@ -206,13 +280,18 @@ async fn last_call(context: &Context) {
 
 async fn accept_tcp(
     socket: std::net::TcpListener,
+    tls: Option<&TlsAcceptor>,
     context: &Context,
     room: &Rc<Room>,
 ) -> io::Result<()> {
     let take = |stream: TcpStream, peer: SocketAddr| {
         // Answers are one small write: waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        serve(stream, Caller::Tcp(peer.ip()), context, room);
+        let caller = Caller::Tcp(peer.ip());
+        match tls {
+            None => serve(stream, caller, context, room),
+            Some(tls) => serve_tls(tls.accept(stream), caller, context, room),
+        }
     };
     let socket = TcpListener::from_std(socket)?;
     let accepting = async {
@@ -290,6 +369,23 @@ where
     let context = context.clone();
     tokio::task::spawn_local(async move {
         connection::serve(stream, caller, context, LAST_CALL).await;
+        drop(seat);
+    });
+}
+
+fn serve_tls(
+    handshake: tokio_rustls::Accept<TcpStream>,
+    caller: Caller,
+    context: &Context,
+    room: &Rc<Room>,
+) {
+    let seat = Seat::take(room);
+    let context = context.clone();
+    tokio::task::spawn_local(async move {
+        // A handshake that fails is the client's: it does not know the certificate.
+        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+            connection::serve(stream, caller, context, LAST_CALL).await;
+        }
         drop(seat);
     });
 }

@@ -81,7 +81,7 @@ fn another_method_is_refused_and_told_which_one_is_taken() {
     let house = warm_house();
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"] {
         let request = request(method, GOOD, HEADERS);
-        let answer = refused(&house, &request, 405, GoesOn);
+        let answer = refused(&house, &request, 405, Closes);
         assert_eq!(answer.header("allow"), Some("GET"), "{method}");
         assert!(answer.json()["error_description"].is_string());
     }
@@ -197,7 +197,7 @@ fn each_mistake_in_the_query_is_named() {
             "characters",
         ),
         ("api-version=2018-02-01&resource=r&Client_Id=a", "nearly"),
-        ("api-version=2018-02-01&resource=r&clientid=a", "nearly"),
+        ("api-version=2018-02-01&resource=r&Client_Id=a", "nearly"),
         ("api-version=2018-02-01&Resource=r", "nearly"),
         ("api-version=2018-02-01&resource=%zz", "percent"),
         ("api-version=2018-02-01&resource=r%", "percent"),

@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use foretoken::authz::{Caller, Policy};
-use foretoken::cache::{Cache, Found, KeyId, Landing, View, Waiter};
+use foretoken::cache::{Asked as Wish, Cache, Found, KeyId, Landing, Turn, View, Waiter};
 use foretoken::clock::{Clock, UnixMs};
-use foretoken::protocol::Dialect;
+use foretoken::protocol::Shape;
 use foretoken::refresh::{Settings, Work, Writer};
 use foretoken::store::{self, Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 use foretoken::upstream::{Class, FetchError};
 
+const PLAIN: Wish = Wish {
+    shape: Shape::Metadata,
+    force: None,
+};
 const HOUR_MS: u64 = 3_600_000;
 /// 2026-01-01, so that nothing depends on the epoch being near.
 const START: UnixMs = UnixMs(1_767_225_600_000);
@@ -214,15 +218,15 @@ impl World {
         let place = self.view.find(0, resource.as_bytes()).unwrap_or_else(|| {
             let caller = Caller::Unix { uid: 0, gid: 0 };
             let permit = Policy::default()
-                .permit(&caller, key)
+                .permit(&caller, None, key)
                 .expect("a local caller");
             let target = resource.as_bytes();
             self.view
-                .remember(0, target, Dialect::Imds, permit)
+                .remember(0, target, PLAIN, permit)
                 .expect("room for the key")
         });
         self.tick_at = self.tick_at.or(Some(self.now.plus(1000)));
-        match self.view.look(place, self.now, false) {
+        match self.view.look(place, self.now, Turn::First) {
             Found::Body(parts) => {
                 let body: serde_json::Value =
                     serde_json::from_slice(&parts.concat()).expect("a JSON body");
@@ -252,7 +256,7 @@ impl World {
                 }
                 Asked::Waiting(waiter)
             }
-            Found::Full => panic!("there is room"),
+            Found::Full | Found::Nothing => panic!("there is room"),
         }
     }
 
