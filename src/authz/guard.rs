@@ -68,6 +68,15 @@ pub enum Trespass {
 /// at.
 const HOSTS: [&[u8]; 4] = [b"169.254.169.254", b"127.0.0.1", b"localhost", b"[::1]"];
 
+fn is_address(name: &[u8]) -> bool {
+    let text = std::str::from_utf8(name).unwrap_or_default();
+    let v6 = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    text.parse::<std::net::Ipv4Addr>().is_ok()
+        || v6.is_some_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
 fn is_our_name(name: &[u8]) -> bool {
     let loopback = || {
         let text = std::str::from_utf8(name).ok()?;
@@ -120,7 +129,7 @@ impl<'a> Facts<'a> {
                 self.framed = true;
                 self.body = true;
             }
-            _ if name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
+            _ if name.len() >= 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
                 self.forwarded = true;
             }
             _ => {}
@@ -165,6 +174,15 @@ impl<'a> Facts<'a> {
     /// # Errors
     /// The first rule broken.
     pub fn admit(&self) -> Result<(), Trespass> {
+        self.admit_to(false)
+    }
+
+    /// As [`admit`](Self::admit); `any_address` takes every address as `Host`, for a server that
+    /// other machines call by its own. Names stay refused: DNS rebinding needs one.
+    ///
+    /// # Errors
+    /// The first rule broken.
+    pub fn admit_to(&self, any_address: bool) -> Result<(), Trespass> {
         if self.forwarded {
             return Err(Trespass::Forwarded);
         }
@@ -175,7 +193,8 @@ impl<'a> Facts<'a> {
             return Err(Trespass::BadHost);
         };
         let name = host_name(host).ok_or(Trespass::BadHost)?;
-        if !is_our_name(name) {
+        let ours = is_our_name(name) || (any_address && is_address(name));
+        if !ours {
             return Err(Trespass::ForeignHost);
         }
         if self.switches {

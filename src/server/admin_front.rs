@@ -11,17 +11,15 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::forward;
 use super::listener::{BindError, bind_unix};
 use crate::admin::{Access, Admin, Settings};
-use crate::authz::guard::Facts;
 
 /// A scrape or a look at the keys is over in milliseconds; slow clients are cut.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -165,11 +163,7 @@ where
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(answer(&request, &admin, access).await) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(CONNECTION_DEADLINE)
-        .serve_connection(TokioIo::new(io), service);
-    let _ = tokio::time::timeout(CONNECTION_DEADLINE, connection).await;
+    let _ = tokio::time::timeout(CONNECTION_DEADLINE, forward::serve(io, service)).await;
 }
 
 async fn answer(
@@ -177,15 +171,6 @@ async fn answer(
     admin: &Admin,
     access: Access,
 ) -> Response<Full<Bytes>> {
-    let headers = request
-        .headers()
-        .iter()
-        .map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
-    // The same marks of forged requests as at the token door: a web page could otherwise read the
-    // keys' names through a rebound host.
-    if Facts::read(headers).admit().is_err() {
-        return response(403, "text/plain; charset=utf-8", "not accepted\n".into());
-    }
     let target = request
         .uri()
         .path_and_query()

@@ -88,7 +88,7 @@ pub struct Worker {
 pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) -> Outcome<'w> {
     let facts = Facts::read(request.headers.iter().copied());
     let unknown = request.gate.first_dialect();
-    if let Err(trespass) = facts.admit() {
+    if let Err(trespass) = facts.admit_to(worker.live.policy.remote_callers) {
         return worker.refuse(request, Refusal::Trespass(trespass), unknown);
     }
     if !worker.live.policy.knows(request.caller) {

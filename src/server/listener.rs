@@ -142,6 +142,12 @@ fn tcp_socket_for(address: &socket2::SockAddr) -> io::Result<Socket> {
     if address.domain() == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
+    // Packets that leave the machine by mistake die at the first router.
+    if address.domain() == Domain::IPV6 {
+        socket.set_unicast_hops_v6(1)?;
+    } else {
+        socket.set_ttl_v4(1)?;
+    }
     // A restart must not wait for the connections of the process before it.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
