@@ -95,7 +95,7 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         return worker.refuse(request, Refusal::Denied(Denial::Remote), unknown);
     }
     if request.target.len() > MAX_TARGET_BYTES {
-        return worker.refuse(request, Refusal::TargetTooLong, unknown);
+        return worker.refuse(request, Refusal::BadHead(BadHead::TargetTooLong), unknown);
     }
     let (path, query) = split_target(request.target);
     let Some(dialect) = recognise(&request.gate.dialects, path, query) else {

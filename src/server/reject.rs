@@ -15,14 +15,10 @@ use crate::upstream::{Class, FetchError};
 pub enum Refusal {
     /// The request should not have got here: a forged, forwarded or malformed one.
     Trespass(Trespass),
-    /// The target is not a path: absolute, authority or asterisk form.
-    NotAPath,
     /// Nothing lives at this path.
     NoRoute,
     /// The path takes another method.
     Method(Methods),
-    /// The target is longer than any client sends.
-    TargetTooLong,
     /// No `Metadata: true`. Clients probe with this, so it is no error of anybody's.
     NoMetadata,
     /// No secret of a client, or none where the dialect asks for one.
@@ -85,10 +81,8 @@ impl Refusal {
             Self::Trespass(Trespass::Browser) => "browser",
             Self::Trespass(Trespass::Switching) => "switching",
             Self::Trespass(Trespass::Body) => "body",
-            Self::NotAPath => "not_a_path",
             Self::NoRoute => "no_route",
             Self::Method(_) => "method",
-            Self::TargetTooLong => "target_too_long",
             Self::Unproven => "unproven",
             Self::Challenged => "challenged",
             Self::Challenges => "challenges",
@@ -139,10 +133,6 @@ impl Refusal {
                     ..Verdict::new(status, "invalid_request", text)
                 }
             }
-            Self::NotAPath => Verdict {
-                close: true,
-                ..invalid("The request target is not a path")
-            },
             Self::NoRoute => Verdict::new(
                 404,
                 "not_found",
@@ -157,10 +147,6 @@ impl Refusal {
                     "method_not_allowed",
                     "The endpoint takes other methods",
                 )
-            },
-            Self::TargetTooLong => Verdict {
-                close: true,
-                ..Verdict::new(414, "invalid_request", "The request target is too long")
             },
             Self::NoMetadata => invalid("Required metadata header not specified"),
             Self::Unproven => Verdict::new(

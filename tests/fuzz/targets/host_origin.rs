@@ -57,7 +57,7 @@ fn may_enter(headers: &[Header<'_>]) -> bool {
         match &*name {
             "host" => hosts.push(*value),
             name if MARKS.contains(&name)
-                || (name.len() > 12 && name.starts_with("x-forwarded-")) =>
+                || (name.len() >= 12 && name.starts_with("x-forwarded-")) =>
             {
                 return false;
             }
@@ -87,6 +87,7 @@ fn is_loopback(name: &str) -> bool {
     parts.len() == 4 && parts[0] == "127" && parts.into_iter().all(plain)
 }
 
-fn is_port(text: &str) -> bool {
-    text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit())
+fn is_port(digits: &str) -> bool {
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    plain && digits.trim_start_matches('0').len() <= 5 && digits.parse::<u32>().unwrap_or(u32::MAX) <= 65535
 }
