@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod bad_input;
 mod canary;
+mod clients;
 mod commands;
 mod corpus;
 mod peers;
