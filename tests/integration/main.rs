@@ -8,6 +8,7 @@ mod canary;
 mod clients;
 mod commands;
 mod corpus;
+mod forced;
 mod peers;
 mod recordings;
 mod restart;
