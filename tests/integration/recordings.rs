@@ -1,36 +1,62 @@
 //! Every recorded request of a real client, byte for byte, to a Foretoken in front of the emulator.
 //!
-//! `tests/golden/recordings` holds one file for each client, version and case of the IMDS protocol
-//! (kind `imds`: at the real address; `pod`: at the one named by
-//! `AZURE_POD_IDENTITY_AUTHORITY_HOST`). Only the requests matter here, and which of them shared a
-//! connection; what the recording server answered, often spoilt on purpose, does not. How each
-//! client reads an answer is `docs/protocols.md`'s table in code: [`Reader::of`].
+//! `tests/golden/recordings` holds one file for each client, version and case. Only the requests
+//! matter here, where they went, and which of them shared a connection; what the recording server
+//! answered, often spoilt on purpose, does not. Arc's key is that of the challenge before, and
+//! Service Fabric is spoken over TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::fs;
-use std::io::Write as _;
-use std::net::TcpStream;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value};
+use base64::engine::general_purpose::STANDARD;
+use foretoken::protocol::Dialect;
+use rustls::ClientConfig;
+use serde_json::Value;
+use tempfile::TempDir;
 
-use super::support::House;
 use super::support::http::{Answer, connect, read_answer};
+use super::support::recorded::{Asked, Expiry, Key, Life, Reader, expect, text};
+use super::support::{House, emulator_settings, tls};
 
-/// What the folder holds; a recording that is lost or not replayed fails the test.
-const IMDS_RECORDINGS: usize = 115;
-const POD_RECORDINGS: usize = 31;
-const TOKEN_REQUESTS: usize = 233;
-const PROBES: usize = 28;
-const REQUESTS_WITHOUT_QUERY: usize = 7;
-
-/// Seconds are counted whole: two clock readings of one moment may differ by this.
-const TICK_S: u64 = 1;
+/// What the folder holds, by kind; a recording that is lost or not replayed fails the test.
+const RECORDINGS: [(&str, usize); 8] = [
+    ("aml", 47),
+    ("appservice", 43),
+    ("arc", 34),
+    ("cloudshell", 18),
+    ("imds", 115),
+    ("pod", 31),
+    ("sf", 21),
+    ("vmext", 6),
+];
+/// Their requests, by dialect and sort.
+const REQUESTS: [(&str, usize); 10] = [
+    ("app-service token", 44),
+    ("app-service-2017 token", 51),
+    ("arc challenge", 32),
+    ("arc token", 24),
+    ("cloud-shell token", 18),
+    ("imds no query", 8),
+    ("imds probe", 30),
+    ("imds token", 240),
+    ("service-fabric token", 23),
+    ("vm-extension token", 7),
+];
+/// The secret that every recorded client was given.
+const SECRET: &str = "69418689F1E342DD946CB82994CDA3CB";
+/// What stands where a client read a key of Arc's.
+const RECORDED_KEY: &str = "arc-challenge-secret-";
+/// Asks for the table in the document to be written.
+const WRITE_TABLE: &str = "FORETOKEN_WRITE_TABLE";
+const DOCUMENT: &str = "docs/protocols.md";
+const TABLE_STARTS: &str = "<!-- recorded clients: begin, written by the test -->\n";
+const TABLE_ENDS: &str = "<!-- recorded clients: end -->";
 
 #[test]
 fn every_recorded_client_gets_the_answer_that_it_needs() {
@@ -42,15 +68,9 @@ fn every_recorded_client_gets_the_answer_that_it_needs() {
         replay.asked.values().sum::<usize>(),
         replay.complaints.join("\n"),
     );
-    let kinds = [("imds", IMDS_RECORDINGS), ("pod", POD_RECORDINGS)];
-    let asked = [
-        ("token", TOKEN_REQUESTS),
-        ("probe", PROBES),
-        ("no query", REQUESTS_WITHOUT_QUERY),
-    ];
     let counts = |of: &[(&str, usize)]| of.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
-    assert_eq!(replay.recordings, counts(&kinds), "recordings by kind");
-    assert_eq!(replay.asked, counts(&asked), "requests by sort");
+    assert_eq!(replay.recordings, counts(&RECORDINGS), "recordings by kind");
+    assert_eq!(replay.asked, counts(&REQUESTS), "requests by sort");
 }
 
 #[test]
@@ -59,41 +79,97 @@ fn all_recorded_clients_together_cost_one_upstream_call_for_each_token_key() {
     let counts = replay.house.emulator.counts();
     assert!(replay.keys.len() > 10, "{:?}", replay.keys);
     assert_eq!(counts.token_calls, replay.keys.len() as u64, "{counts:?}");
-    for (selector, resource, extras) in &replay.keys {
+    for key in &replay.keys {
         // The emulator ignores unknown parameters, so it counts such keys with those without.
         let twins = replay.keys.iter();
-        let twins = twins.filter(|key| (&key.0, &key.1) == (selector, resource));
+        let twins = twins.filter(|twin| (&twin.0, &twin.1) == (&key.0, &key.1));
         assert_eq!(
-            counts.calls_for(selector, resource),
+            counts.calls_for(&key.0, &key.1),
             twins.count() as u64,
-            "{selector} {resource} {extras:?}"
+            "{key:?}"
         );
     }
     assert_eq!(counts.refused, 0, "probes are answered here, not upstream");
 }
 
-/// Selector in the emulator's words, resource, and unknown parameters.
-type Key = (String, String, Vec<(String, String)>);
+#[test]
+fn the_table_of_recorded_clients_is_up_to_date() {
+    let table = Replay::run().table();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT);
+    let document = fs::read_to_string(&path).expect("the document");
+    let (before, rest) = document.split_once(TABLE_STARTS).expect("its first marker");
+    let (written, after) = rest.split_once(TABLE_ENDS).expect("its second marker");
+    if std::env::var_os(WRITE_TABLE).is_some() {
+        let document = format!("{before}{TABLE_STARTS}{table}{TABLE_ENDS}{after}");
+        fs::write(&path, document).expect("a table");
+    } else {
+        assert!(
+            written == table,
+            "{DOCUMENT} is stale: run this test with {WRITE_TABLE}=1"
+        );
+    }
+}
+
+/// Client, version and dialect.
+type Row = (String, String, &'static str);
 
 /// All recordings, replayed once.
 struct Replay {
     house: House,
+    places: Places,
     /// Recordings by kind.
     recordings: BTreeMap<String, usize>,
-    /// Requests by sort.
+    /// Requests by dialect and sort.
     asked: BTreeMap<String, usize>,
     keys: BTreeSet<Key>,
     complaints: Vec<String>,
+    rows: BTreeMap<Row, Tally>,
+}
+
+/// What became of one client's requests.
+#[derive(Default)]
+struct Tally {
+    /// Requests by sort.
+    answered: BTreeMap<&'static str, usize>,
+    failed: usize,
+    expiry: Option<Expiry>,
+}
+
+/// Where each dialect is spoken.
+struct Places {
+    plain: SocketAddr,
+    dates: SocketAddr,
+    arc: SocketAddr,
+    fabric: SocketAddr,
+    shell: SocketAddr,
+    /// Trusts Foretoken's certificate alone.
+    tls: Arc<ClientConfig>,
+    /// Arc's key files and the certificate; removed with this.
+    _folder: TempDir,
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// A recording while it is replayed.
+struct Script<'a> {
+    name: &'a str,
+    recording: &'a Value,
+    /// The file of the last challenge.
+    key_file: Option<PathBuf>,
 }
 
 impl Replay {
     fn run() -> Self {
+        let (house, places) = Places::start();
         let mut replay = Self {
-            house: House::start(),
+            house,
+            places,
             recordings: BTreeMap::new(),
             asked: BTreeMap::new(),
             keys: BTreeSet::new(),
             complaints: Vec::new(),
+            rows: BTreeMap::new(),
         };
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/recordings");
         let files = fs::read_dir(folder).expect("the folder of recordings");
@@ -111,298 +187,246 @@ impl Replay {
     fn recording(&mut self, name: &str, recording: &Value) {
         let kind = text(recording, "endpoint_kind").to_owned();
         *self.recordings.entry(kind).or_default() += 1;
-        let reader = Reader::of(recording);
+        let mut script = Script {
+            name,
+            recording,
+            key_file: None,
+        };
         let exchanges = recording["exchanges"].as_array().expect("exchanges");
         assert!(!exchanges.is_empty(), "{name} has no requests");
-        let mut connection: Option<(TcpStream, u64)> = None;
+        let mut connection: Option<(Box<dyn Stream>, Dialect, u64)> = None;
         for (at, exchange) in exchanges.iter().enumerate() {
+            let dialect = dialect_at(recording, exchange);
             let nth = exchange["nth_on_connection"].as_u64().expect("a number");
-            let (mut stream, before) = match connection.take() {
+            let (mut stream, place, before) = match connection.take() {
                 Some(open) if nth > 0 => open,
-                _ => (connect(self.house.address()).expect("a connection"), 0),
+                _ => (self.places.open(dialect, &script), dialect, 0),
             };
             assert_eq!(
-                nth, before,
+                (nth, dialect),
+                (before, place),
                 "{name}: requests of one connection, in their order"
             );
             let sent = text(&exchange["request"], "raw_b64");
             let sent = STANDARD.decode(sent).expect("base64");
-            if let Err(complaint) = self.request(&mut stream, &sent, &reader) {
+            let reader = Reader::of(recording, dialect);
+            let row = (
+                text(recording, "client").to_owned(),
+                text(recording, "version").to_owned(),
+                dialect.as_str(),
+            );
+            let asked = Asked::read(&sent, dialect);
+            let tally = self.rows.entry(row).or_default();
+            *tally.answered.entry(asked.sort()).or_default() += 1;
+            tally.expiry = Some(reader.expiry);
+            let sort = format!("{} {}", dialect.as_str(), asked.sort());
+            *self.asked.entry(sort).or_default() += 1;
+            let sent = script.with_key(sent);
+            let answered = request(&mut *stream, &sent, &asked, &reader, &mut script);
+            if let Err(complaint) = answered {
+                tally.failed += 1;
                 let line = format!("{name}, request {}: {complaint}", at + 1);
                 self.complaints.push(line);
                 return;
             }
-            connection = Some((stream, nth + 1));
-        }
-    }
-
-    fn request(
-        &mut self,
-        stream: &mut TcpStream,
-        sent: &[u8],
-        reader: &Reader,
-    ) -> Result<(), String> {
-        let (asked, sent_at_s) = (Asked::read(sent), now_s());
-        *self.asked.entry(asked.sort().to_owned()).or_default() += 1;
-        stream.write_all(sent).map_err(|error| error.to_string())?;
-        let answer = read_answer(stream).map_err(|error| error.to_string())?;
-        let life = Life {
-            sent_at_s,
-            read_at_s: now_s(),
-        };
-        expect("status", &answer.status, &asked.status())?;
-        let content = answer.header("content-type");
-        expect(
-            "content-type",
-            &content,
-            &Some("application/json; charset=utf-8"),
-        )?;
-        match asked {
-            Asked::Token(wanted) => {
-                wanted.judge(&answer, &life)?;
-                reader.judge(&answer, &wanted.resource, &life)?;
+            if let Asked::Token(wanted) = asked {
                 self.keys.insert(wanted.key());
-                Ok(())
             }
-            Asked::Probe => expect(
-                "body",
-                String::from_utf8_lossy(&answer.body).as_ref(),
-                "{\"error\":\"invalid_request\",\
-                 \"error_description\":\"Required metadata header not specified\"}",
+            connection = Some((stream, place, nth + 1));
+        }
+    }
+
+    /// What this run has shown, as a table in Markdown.
+    fn table(&self) -> String {
+        let mut table = "| Client | Version | Dialect | Answered as it needs | The client then |\n\
+                         |---|---|---|---|---|\n"
+            .to_owned();
+        for ((client, version, dialect), tally) in &self.rows {
+            let each = tally.answered.iter().map(|(sort, n)| match (*sort, n) {
+                ("token", 1) => "1 token".to_owned(),
+                ("token", n) => format!("{n} tokens"),
+                ("challenge", n) => format!("{n} × 401 with a key file"),
+                (sort, n) => format!("{n} × 400 ({sort})"),
+            });
+            let mut result = each.collect::<Vec<_>>().join(", ");
+            if tally.failed > 0 {
+                result = format!("**{} failed**, of {result}", tally.failed);
+            }
+            let then = match tally.expiry {
+                Some(Expiry::In) => "believes `expires_in`",
+                Some(Expiry::Date) => "reads dates only: `expires_on_2017 = \"date\"`",
+                Some(Expiry::Misread) => "misreads the expiry, as at the real endpoint",
+                _ => "believes `expires_on`",
+            };
+            table += &format!("| {client} | {version} | `{dialect}` | {result} | {then} |\n");
+        }
+        table
+    }
+}
+
+impl Places {
+    fn start() -> (House, Self) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().display();
+        let arm_id = "/subscriptions/00000000-0000-4000-8000-000000000001/resourceGroups/rg-one/\
+                      providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-one";
+        let listener = |more: &str| format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{more}\n");
+        let dialects =
+            "dialects = [\"imds\", \"app-service\", \"app-service-2017\", \"vm-extension\"]";
+        let more = [
+            listener(dialects),
+            listener(&format!("{dialects}\nexpires_on_2017 = \"date\"")),
+            listener(&format!(
+                "dialects = [\"arc\"]\narc_folder = \"{path}/tokens\"\narc_allow_agent = true"
+            )),
+            listener(&format!(
+                "dialects = [\"service-fabric\"]\ntls = \"{path}/tls\""
+            )),
+            listener("dialects = [\"cloud-shell\"]"),
+            format!(
+                "[[client]]\nname = \"recorded\"\nsecret = \"{SECRET}\"\nidentities = [\"system\", \
+                 \"client_id=aaaaaaaa-1111-4222-8333-444444444444\", \
+                 \"object_id=bbbbbbbb-1111-4222-8333-444444444444\", \"msi_res_id={arm_id}\"]\n"
             ),
-            Asked::NoQuery => expect(
-                "versions",
-                &answer.json()["newest-versions"],
-                &serde_json::json!(["2018-02-01"]),
-            ),
-        }
-    }
-}
-
-/// What a recorded request asks for.
-enum Asked {
-    Token(Wanted),
-    /// No `Metadata: true`.
-    Probe,
-    /// The header, but nothing behind the path.
-    NoQuery,
-}
-
-impl Asked {
-    fn read(sent: &[u8]) -> Self {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut request = httparse::Request::new(&mut headers);
-        let status = request.parse(sent).expect("a request");
-        assert_eq!(
-            status,
-            httparse::Status::Complete(sent.len()),
-            "a head, no body"
-        );
-        let target = request.path.expect("a target").to_owned();
-        let mut headers = request.headers.iter();
-        if !headers.any(|h| h.name.eq_ignore_ascii_case("metadata") && h.value == b"true") {
-            return Self::Probe;
-        }
-        match target.split_once('?') {
-            Some((_, query)) => Self::Token(Wanted::read(query)),
-            None => Self::NoQuery,
-        }
-    }
-
-    fn sort(&self) -> &'static str {
-        match self {
-            Self::Token(_) => "token",
-            Self::Probe => "probe",
-            Self::NoQuery => "no query",
-        }
-    }
-
-    fn status(&self) -> u16 {
-        match self {
-            Self::Token(_) => 200,
-            Self::Probe | Self::NoQuery => 400,
-        }
-    }
-}
-
-/// The token that a query asks for.
-struct Wanted {
-    resource: String,
-    /// The selector's name, `mi_res_id` as `msi_res_id`, and its value in lower case.
-    selector: Option<(&'static str, String)>,
-    extras: Vec<(String, String)>,
-}
-
-impl Wanted {
-    fn read(query: &str) -> Self {
-        assert!(!query.contains('+'), "a space or a plus? {query}");
-        let (mut resource, mut selector, mut extras) = (None, None, Vec::new());
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').expect("a value");
-            let value = percent_decode_str(value).decode_utf8().expect("text");
-            let value = value.into_owned();
-            let mut select = |name| selector = Some((name, value.to_lowercase()));
-            match name {
-                "api-version" => {}
-                "resource" => resource = Some(value),
-                "client_id" => select("client_id"),
-                "object_id" => select("object_id"),
-                "msi_res_id" | "mi_res_id" => select("msi_res_id"),
-                // Python's aio client passes this one on; it is no parameter of the endpoint.
-                "resource_id" => extras.push((name.to_owned(), value)),
-                _ => panic!("a client sends `{name}`: say what it means"),
-            }
-        }
-        Self {
-            resource: resource.expect("a resource"),
-            selector,
-            extras,
-        }
-    }
-
-    fn key(&self) -> Key {
-        let selector = match &self.selector {
-            None => "system".to_owned(),
-            Some((name, value)) => format!("{name}={value}"),
+        ];
+        let house = House::start_with(emulator_settings(), &more.concat());
+        let [_, plain, dates, arc, fabric, shell] = house.addresses()[..] else {
+            panic!("six listeners: {:?}", house.addresses());
         };
-        (selector, self.resource.clone(), self.extras.clone())
-    }
-
-    /// What every client may count on: strings, MSAL .NET's order, the right times, the token of
-    /// this resource and this identity.
-    fn judge(&self, answer: &Answer, life: &Life) -> Result<(), String> {
-        let body = object(answer)?;
-        if let Some((name, value)) = body.iter().find(|(_, value)| !value.is_string()) {
-            return Err(format!("{name} is no string but {value}"));
-        }
-        let raw = String::from_utf8_lossy(&answer.body);
-        let place = |name| raw.find(name).ok_or_else(|| format!("no {name}"));
-        if place("\"expires_in\":")? > place("\"expires_on\":")? {
-            return Err("expires_in stands behind expires_on".to_owned());
-        }
-        expect("token_type", field(&body, "token_type")?, "Bearer")?;
-        expect("resource", field(&body, "resource")?, &self.resource)?;
-
-        let (left, until) = (seconds(&body, "expires_in")?, seconds(&body, "expires_on")?);
-        life.lasts("expires_in", left, until)?;
-        expect("ext_expires_in", &seconds(&body, "ext_expires_in")?, &left)?;
-
-        let claims = claims(field(&body, "access_token")?)?;
-        expect("exp", &claims["exp"].as_u64(), &Some(until))?;
-        expect(
-            "nbf",
-            &claims["nbf"].as_u64(),
-            &Some(seconds(&body, "not_before")?),
-        )?;
-        expect("aud", text(&claims, "aud"), &self.resource)?;
-        expect("appid", text(&claims, "appid"), field(&body, "client_id")?)?;
-        let lower = |claim| text(&claims, claim).to_lowercase();
-        match &self.selector {
-            None => {
-                let machine = lower("xms_mirid").contains("/microsoft.compute/virtualmachines/");
-                expect("of the machine itself", &machine, &true)
-            }
-            Some(("client_id", id)) => expect("appid", &lower("appid"), id),
-            Some(("object_id", id)) => expect("oid", &lower("oid"), id),
-            Some((_, id)) => expect("xms_mirid", &lower("xms_mirid"), id),
-        }
-    }
-}
-
-/// How a client reads an answer: where it takes the expiry from, and what must be there besides.
-struct Reader {
-    expiry: &'static str,
-    fields: &'static [&'static str],
-}
-
-impl Reader {
-    /// The reader in a recorded client.
-    fn of(recording: &Value) -> Self {
-        let (client, version) = (text(recording, "client"), text(recording, "version"));
-        let class = recording["call"]["cls"].as_str().unwrap_or_default();
-        let (expiry, fields): (_, &[_]) = match client {
-            "msal" | "azure-cli" => ("expires_in", &[]),
-            "azure-identity" if version == "1.27.0" && !class.starts_with("aio.") => {
-                ("expires_in", &[])
-            }
-            // Without the resource it takes the answer for none; another one spoils its cache.
-            "azure-identity" => ("expires_on", &["resource", "expires_in"]),
-            "@azure/msal-node" | "@azure/identity" | "go-autorest-adal" | "object_store" => {
-                ("expires_on", &[])
-            }
-            "azure_identity" => ("expires_on", &["resource", "token_type"]),
-            "msrestazure" | "@azure/ms-rest-nodeauth" => ("expires_on", &["token_type"]),
-            _ => panic!("{client} {version} is a new client: say how it reads an answer"),
+        let tls = tls::trusting(&folder.path().join("tls/cert.pem"));
+        let places = Self {
+            plain,
+            dates,
+            arc,
+            fabric,
+            shell,
+            tls,
+            _folder: folder,
         };
-        Self { expiry, fields }
+        (house, places)
     }
 
-    fn judge(&self, answer: &Answer, resource: &str, life: &Life) -> Result<(), String> {
-        let body = object(answer)?;
-        for name in self.fields {
-            field(&body, name)?;
-        }
-        if self.fields.contains(&"resource") {
-            expect("resource", field(&body, "resource")?, resource)?;
-        }
-        let claims = claims(field(&body, "access_token")?)?;
-        let expiry = claims["exp"].as_u64().ok_or("the token never expires")?;
-        let believed = seconds(&body, self.expiry)?;
-        match self.expiry {
-            "expires_in" => life.lasts("the client's expiry", believed, expiry),
-            _ => expect("the client's expiry", &believed, &expiry),
+    /// A connection to where this client would be pointed.
+    fn open(&self, dialect: Dialect, script: &Script<'_>) -> Box<dyn Stream> {
+        let address = match dialect {
+            Dialect::Arc => self.arc,
+            Dialect::ServiceFabric => self.fabric,
+            Dialect::CloudShell => self.shell,
+            _ if script.reads_dates(dialect) => self.dates,
+            _ => self.plain,
+        };
+        match dialect {
+            Dialect::ServiceFabric => Box::new(tls::connect(address, &self.tls)),
+            _ => Box::new(connect(address).expect("a connection")),
         }
     }
 }
 
-/// When a request was sent and its answer read: in between the answer counted the seconds left.
-struct Life {
-    sent_at_s: u64,
-    read_at_s: u64,
+impl Script<'_> {
+    fn reads_dates(&self, dialect: Dialect) -> bool {
+        Reader::of(self.recording, dialect).expiry == Expiry::Date
+    }
+
+    /// The request with the key that the challenge before named, in place of the recorded one.
+    fn with_key(&self, sent: Vec<u8>) -> Vec<u8> {
+        let Ok(text) = std::str::from_utf8(&sent) else {
+            return sent;
+        };
+        let Some(start) = text.find(RECORDED_KEY) else {
+            return sent;
+        };
+        let end = start + text[start..].find("\r\n").expect("the end of a header");
+        let file = self.key_file.as_ref();
+        let file = file.unwrap_or_else(|| panic!("{}: a key before a challenge", self.name));
+        let key = fs::read(file).expect("the key file that the challenge names");
+        [&sent[..start], &key, &sent[end..]].concat()
+    }
 }
 
-impl Life {
-    fn lasts(&self, what: &str, left_s: u64, until_s: u64) -> Result<(), String> {
-        let (early, late) = (self.sent_at_s + left_s, self.read_at_s + left_s);
-        if (early.saturating_sub(TICK_S)..=late + TICK_S).contains(&until_s) {
-            return Ok(());
+/// Which dialect a recorded request was sent to.
+fn dialect_at(recording: &Value, exchange: &Value) -> Dialect {
+    if text(recording, "endpoint_kind") == "pod" {
+        return Dialect::Imds;
+    }
+    match text(exchange, "listener") {
+        "169.254.169.254:80" => Dialect::Imds,
+        "127.0.0.1:41741" => Dialect::AppService,
+        "127.0.0.1:41742" => Dialect::AppService2017,
+        "127.0.0.1:41743" => Dialect::CloudShell,
+        "127.0.0.1:50342" => Dialect::VmExtension,
+        "127.0.0.1:40342" => Dialect::Arc,
+        "127.0.0.1:2377" => Dialect::ServiceFabric,
+        other => panic!("{other} is a new place: say what is spoken there"),
+    }
+}
+
+fn request(
+    mut stream: &mut dyn Stream,
+    sent: &[u8],
+    asked: &Asked,
+    reader: &Reader,
+    script: &mut Script<'_>,
+) -> Result<(), String> {
+    let sent_at_s = now_s();
+    stream.write_all(sent).map_err(|error| error.to_string())?;
+    let answer = read_answer(&mut stream).map_err(|error| error.to_string())?;
+    let life = Life {
+        sent_at_s,
+        read_at_s: now_s(),
+    };
+    let body = String::from_utf8_lossy(&answer.body);
+    expect("status", &answer.status, &asked.status())
+        .map_err(|error| format!("{error}: {body}"))?;
+    let content = answer.header("content-type");
+    expect(
+        "content-type",
+        &content,
+        &Some("application/json; charset=utf-8"),
+    )?;
+    expect(
+        "cache-control",
+        &answer.header("cache-control"),
+        &Some("no-store"),
+    )?;
+    match asked {
+        Asked::Token(wanted) => {
+            wanted.judge(&answer, &life, reader.expiry == Expiry::Date)?;
+            reader.judge(&answer, &wanted.resource, &life)
         }
-        Err(format!("{what} is {early}, not {until_s}"))
+        Asked::Probe => expect(
+            "body",
+            body.as_ref(),
+            "{\"error\":\"invalid_request\",\
+             \"error_description\":\"Required metadata header not specified\"}",
+        ),
+        Asked::NoQuery => expect(
+            "versions",
+            &answer.json()["newest-versions"],
+            &serde_json::json!(["2018-02-01"]),
+        ),
+        Asked::Challenge => {
+            script.key_file = Some(key_file(&answer)?);
+            Ok(())
+        }
     }
 }
 
-fn object(answer: &Answer) -> Result<Map<String, Value>, String> {
-    serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
-}
-
-fn field<'a>(body: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
-    let value = body.get(name).and_then(Value::as_str);
-    let value = value.filter(|value| !value.is_empty());
-    value.ok_or_else(|| format!("{name} is missing, empty or no string"))
-}
-
-fn seconds(body: &Map<String, Value>, name: &str) -> Result<u64, String> {
-    let value = field(body, name)?;
-    value.parse().map_err(|_| format!("{name} is {value:?}"))
-}
-
-fn claims(token: &str) -> Result<Value, String> {
-    let payload = token.split('.').nth(1).ok_or("no payload in the token")?;
-    let payload = URL_SAFE_NO_PAD.decode(payload);
-    let payload = payload.map_err(|error| error.to_string())?;
-    serde_json::from_slice(&payload).map_err(|error| error.to_string())
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    let text = value[name].as_str();
-    text.unwrap_or_else(|| panic!("no text `{name}`"))
-}
-
-fn expect<T: PartialEq + Debug + ?Sized>(what: &str, found: &T, wanted: &T) -> Result<(), String> {
-    if found == wanted {
-        return Ok(());
-    }
-    Err(format!("{what} is {found:?}, not {wanted:?}"))
+/// The file that a challenge names, read as the strictest clients read it.
+fn key_file(answer: &Answer) -> Result<PathBuf, String> {
+    // msal-node reads the body before the header, and fails on one that is no JSON.
+    expect("a JSON body", &answer.json().is_object(), &true)?;
+    let challenge = answer.header("www-authenticate").ok_or("no challenge")?;
+    let parts: Vec<_> = challenge.split('=').collect();
+    let ["Basic realm", path] = parts[..] else {
+        return Err(format!("a challenge of other parts: {challenge}"));
+    };
+    let path = PathBuf::from(path);
+    expect("the file's name", &path.extension(), &Some("key".as_ref()))?;
+    let length = fs::metadata(&path)
+        .map_err(|error| error.to_string())?
+        .len();
+    expect("at most 4096 bytes", &(length <= 4096), &true)?;
+    Ok(path)
 }
 
 #[expect(

@@ -5,6 +5,8 @@ pub mod http;
 pub mod jwt;
 pub mod metrics;
 pub mod process;
+pub mod recorded;
+pub mod tls;
 pub mod wait;
 
 use std::net::SocketAddr;
@@ -47,16 +49,24 @@ impl House {
     pub fn address(&self) -> SocketAddr {
         tcp(&self.app)
     }
+
+    /// Every TCP address at which tokens are served, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        tcp_addresses(&self.app).collect()
+    }
 }
 
 /// The first TCP address at which an app serves tokens.
 pub fn tcp(app: &App) -> SocketAddr {
+    tcp_addresses(app).next().expect("a TCP listener")
+}
+
+fn tcp_addresses(app: &App) -> impl Iterator<Item = SocketAddr> {
     let addresses = app.addresses().iter();
-    let mut tcp = addresses.filter_map(|address| match address {
+    addresses.filter_map(|address| match address {
         Address::Tcp(address) => Some(*address),
         Address::Unix(_) => None,
-    });
-    tcp.next().expect("a TCP listener")
+    })
 }
 
 /// An emulator on a free port that enforces no limits.
