@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context as Wakeup, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
 use zeroize::Zeroize as _;
 
@@ -38,6 +38,9 @@ const REQUEST_DEADLINE_MS: u64 = 5000;
 const IDLE_DEADLINE_MS: u64 = 120_000;
 /// A client that takes no byte of an answer for this long is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long, and for how many bytes, a refused connection is read to its end.
+const LINGER: Duration = Duration::from_millis(500);
+const MAX_LINGER_BYTES: u64 = 256 * 1024;
 /// Answers gathered before they are written: a pipeline that is longer waits.
 const MAX_PIPELINED: usize = 16;
 /// Bytes taken at once: a pipeline of requests, or the largest head with the largest form.
@@ -117,8 +120,30 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     // Errors are the client's: it hung up, or takes no bytes.
-    let _ = run(&mut io, &caller, &context, last_call).await;
+    let ended = run(&mut io, &caller, &context, last_call).await;
     let _ = io.shutdown().await;
+    if let Ok(End::Refused) = ended {
+        linger(&mut io).await;
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing was left to read.
+    Plain,
+    /// By an answer, perhaps before all of the request was read.
+    Refused,
+}
+
+/// Closing a socket with unread bytes resets the connection, and a reset can overtake the answer.
+/// So what still comes is read and thrown away, for a while.
+async fn linger<I: AsyncRead + Unpin>(io: &mut I) {
+    let rest = async {
+        let mut limited = io.take(MAX_LINGER_BYTES);
+        let _ = tokio::io::copy(&mut limited, &mut tokio::io::sink()).await;
+    };
+    let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
 async fn run<I>(
@@ -126,7 +151,7 @@ async fn run<I>(
     caller: &Caller,
     context: &Context,
     last_call: Duration,
-) -> io::Result<()>
+) -> io::Result<End>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -139,7 +164,7 @@ where
             let mut bytes = desk.take();
             if !idle(io, context, last_call, &mut bytes).await? {
                 desk.give_back(bytes);
-                return Ok(());
+                return Ok(End::Plain);
             }
             inbox = bytes;
             first_byte_at = context.clock.now();
@@ -154,22 +179,22 @@ where
             first_byte_at = context.clock.now();
         } else if more && late {
             refuse_now(io, context, BadHead::TooSlow).await?;
-            return Ok(());
+            return Ok(End::Refused);
         } else {
             desk.give_back(outbox);
         }
         if close {
-            return Ok(());
+            return Ok(End::Refused);
         }
         if more && !inbox.is_empty() {
             let spent = context.clock.now().since(first_byte_at);
             let left = Duration::from_millis(REQUEST_DEADLINE_MS.saturating_sub(spent));
             match tokio::time::timeout(left, read(io, desk, &mut inbox)).await {
-                Ok(Ok(0)) => return Ok(()),
+                Ok(Ok(0)) => return Ok(End::Plain),
                 Ok(read) => drop(read?),
                 Err(_) => {
                     refuse_now(io, context, BadHead::TooSlow).await?;
-                    return Ok(());
+                    return Ok(End::Refused);
                 }
             }
         }
