@@ -7,6 +7,10 @@ pub const MAX_KEYS: usize = 10_000;
 /// Request targets that one worker remembers. A key has two or three spellings in practice.
 pub const MAX_TARGETS_PER_WORKER: usize = 3 * MAX_KEYS;
 
+/// Bytes of request targets and forms, with what stands beside each, that one worker remembers. One
+/// key has endless spellings, of up to 12 KB each.
+pub const MAX_REMEMBERED_BYTES_PER_WORKER: usize = 8 * 1024 * 1024;
+
 /// Between two calls that callers force for one key, in milliseconds.
 pub const MIN_FORCE_PAUSE_PER_KEY_MS: u64 = 60_000;
 

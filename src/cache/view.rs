@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 
-use super::capacity::MAX_TARGETS_PER_WORKER;
+use super::capacity::{MAX_REMEMBERED_BYTES_PER_WORKER, MAX_TARGETS_PER_WORKER};
 use super::{Cache, Echo, Entry, Full, Joined, KeyId, Leader, Slot, Waiter};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
@@ -24,6 +24,8 @@ pub struct View {
     seen: Vec<Option<Seen>>,
     free: Vec<usize>,
     hasher: foldhash::fast::RandomState,
+    /// What is remembered weighs so much.
+    bytes: usize,
     purges_seen: Arc<AtomicU64>,
     digits: Digits,
 }
@@ -38,6 +40,8 @@ struct Seen {
     slot: Arc<Slot>,
     entry: Option<Arc<Entry>>,
     hits: u64,
+    /// Asked for since the last tick.
+    used: bool,
     last_used: UnixMs,
 }
 
@@ -96,6 +100,7 @@ impl View {
             seen: Vec::new(),
             free: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
+            bytes: 0,
             purges_seen,
             digits: Digits::new(0),
         }
@@ -124,10 +129,10 @@ impl View {
         asked: Asked,
         permit: Permit,
     ) -> Result<Place, Full> {
-        if self.targets.len() >= MAX_TARGETS_PER_WORKER {
+        if self.is_full(target) {
             self.forget(|seen| seen.hits == 0);
         }
-        if self.targets.len() >= MAX_TARGETS_PER_WORKER {
+        if self.is_full(target) {
             self.forget(|_| true);
         }
         let slot = self.cache.lookup(&permit)?;
@@ -142,8 +147,10 @@ impl View {
             entry: slot.entry(),
             slot,
             hits: 0,
+            used: false,
             last_used: UnixMs(0),
         };
+        self.bytes += weight(target);
         let at = if let Some(at) = self.free.pop() {
             self.seen[at] = Some(seen);
             at
@@ -208,6 +215,7 @@ impl View {
             return Found::Wait(waiter, leader);
         }
         seen.hits += u64::from(turn == Turn::First);
+        seen.used = true;
         seen.last_used = now;
         let left_s = entry.token.lifetime.expires_at().since(now) / 1000;
         self.digits = Digits::new(left_s);
@@ -221,9 +229,8 @@ impl View {
         let purges = self.cache.purges();
         let mut used = Vec::new();
         for seen in self.seen.iter_mut().flatten() {
-            if seen.hits > 0 {
-                seen.slot.add_hits(seen.hits);
-                seen.hits = 0;
+            if std::mem::take(&mut seen.used) {
+                seen.slot.add_hits(std::mem::take(&mut seen.hits));
                 used.push((seen.slot.id(), seen.last_used));
             }
             if seen
@@ -240,22 +247,35 @@ impl View {
         used
     }
 
+    fn is_full(&self, target: &[u8]) -> bool {
+        self.targets.len() >= MAX_TARGETS_PER_WORKER
+            || self.bytes + weight(target) > MAX_REMEMBERED_BYTES_PER_WORKER
+    }
+
     fn forget(&mut self, which: impl Fn(&Seen) -> bool) {
         let Self {
             targets,
             seen,
             free,
+            bytes,
             ..
         } = self;
         targets.retain(|at| {
             let gone = seen[*at].as_ref().is_none_or(&which);
             if gone {
-                seen[*at] = None;
+                if let Some(old) = seen[*at].take() {
+                    *bytes -= weight(&old.target);
+                }
                 free.push(*at);
             }
             !gone
         });
     }
+}
+
+/// The bytes that one remembered target takes, about.
+fn weight(target: &[u8]) -> usize {
+    target.len() + 512
 }
 
 fn hash_of(hasher: &foldhash::fast::RandomState, all: &[Option<Seen>], at: usize) -> u64 {
@@ -431,5 +451,13 @@ mod tests {
                 .unwrap();
         }
         assert!(view.targets.len() <= MAX_TARGETS_PER_WORKER);
+        view.forget(|_| true);
+        assert_eq!(view.bytes, 0);
+        for i in 0..3000 {
+            let target = format!("{i}{}", "&".repeat(12_000));
+            view.remember(0, target.as_bytes(), PLAIN, permit("r"))
+                .unwrap();
+            assert!(view.bytes <= MAX_REMEMBERED_BYTES_PER_WORKER);
+        }
     }
 }

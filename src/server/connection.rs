@@ -38,6 +38,8 @@ const REQUEST_DEADLINE_MS: u64 = 5000;
 const IDLE_DEADLINE_MS: u64 = 120_000;
 /// A client that takes no byte of an answer for this long is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// TLS says goodbye; to a client that takes nothing, not for long.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long, and for how many bytes, a refused connection is read to its end.
 const LINGER: Duration = Duration::from_millis(500);
 const MAX_LINGER_BYTES: u64 = 256 * 1024;
@@ -83,11 +85,13 @@ impl Desk {
         self.spare.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Wipes a buffer, which may have held a token, and keeps it for the next connection.
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        buffer.zeroize();
+    /// Keeps a wiped buffer for the next connection.
+    fn give_back(&self, buffer: Vec<u8>) {
         let mut spare = self.spare.borrow_mut();
-        if spare.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= 4 * READ_BYTES {
+        if spare.len() < MAX_SPARE_BUFFERS
+            && buffer.capacity() > 0
+            && buffer.capacity() <= 4 * READ_BYTES
+        {
             spare.push(buffer);
         }
     }
@@ -100,6 +104,54 @@ impl Desk {
         let date = wire::date(now.as_secs());
         self.date.set((now.as_secs(), date));
         date
+    }
+}
+
+/// A buffer that may hold secrets: it is wiped before it is used again, or freed.
+struct Lease<'a> {
+    desk: &'a Desk,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Lease<'a> {
+    /// Without memory until something is put into it.
+    fn new(desk: &'a Desk) -> Self {
+        Self {
+            desk,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Adds bytes. A buffer that is too small is replaced, not grown: growing would leave its
+    /// bytes behind.
+    fn extend(&mut self, more: &[u8]) {
+        self.reserve(more.len());
+        self.bytes.extend_from_slice(more);
+    }
+
+    fn reserve(&mut self, more: usize) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = self.desk.take();
+        }
+        let needed = self.bytes.len() + more;
+        if needed > self.bytes.capacity() {
+            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(4096));
+            larger.extend_from_slice(&self.bytes);
+            std::mem::replace(&mut self.bytes, larger).zeroize();
+        }
+    }
+
+    /// Gives the memory back.
+    fn clear(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.zeroize();
+        self.desk.give_back(bytes);
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -119,10 +171,12 @@ pub(super) async fn serve<I>(mut io: I, caller: Caller, context: Context, last_c
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    // Errors are the client's: it hung up, or takes no bytes.
-    let ended = run(&mut io, &caller, &context, last_call).await;
-    let _ = io.shutdown().await;
-    if let Ok(End::Refused) = ended {
+    // Errors are the client's: it hung up, or takes no bytes; its socket is just closed.
+    let Ok(ended) = run(&mut io, &caller, &context, last_call).await else {
+        return;
+    };
+    let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, io.shutdown()).await;
+    if ended == End::Refused {
         linger(&mut io).await;
     }
 }
@@ -155,45 +209,39 @@ async fn run<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let desk = &context.desk;
-    let mut inbox = Vec::new();
+    let desk = &*context.desk;
+    let mut inbox = Lease::new(desk);
     let mut first_byte_at = UnixMs(0);
     loop {
-        if inbox.is_empty() {
-            desk.give_back(std::mem::take(&mut inbox));
-            let mut bytes = desk.take();
-            if !idle(io, context, last_call, &mut bytes).await? {
-                desk.give_back(bytes);
+        if inbox.bytes.is_empty() {
+            inbox.clear();
+            if !idle(io, context, last_call, &mut inbox).await? {
                 return Ok(End::Plain);
             }
-            inbox = bytes;
             first_byte_at = context.clock.now();
         }
-        let mut outbox = desk.take();
-        let (more, close) = answer_all(io, caller, context, &mut inbox, &mut outbox).await;
-        let late = context.clock.now().since(first_byte_at) >= REQUEST_DEADLINE_MS;
-        if !outbox.is_empty() {
-            let written = tokio::time::timeout(WRITE_DEADLINE, io.write_all(&outbox)).await;
-            desk.give_back(outbox);
-            written??;
+        let mut outbox = Lease::new(desk);
+        // Boxed, so that an idle connection does not hold the room that this needs.
+        let answering = Box::pin(answer_all(io, caller, context, &mut inbox, &mut outbox));
+        let (more, close) = answering.await;
+        if !outbox.bytes.is_empty() {
+            write(io, &outbox.bytes).await?;
             first_byte_at = context.clock.now();
-        } else if more && late {
-            refuse_now(io, context, BadHead::TooSlow).await?;
-            return Ok(End::Refused);
-        } else {
-            desk.give_back(outbox);
         }
+        drop(outbox);
         if close {
             return Ok(End::Refused);
         }
-        if more && !inbox.is_empty() {
+        if more {
             let spent = context.clock.now().since(first_byte_at);
             let left = Duration::from_millis(REQUEST_DEADLINE_MS.saturating_sub(spent));
             match tokio::time::timeout(left, read(io, desk, &mut inbox)).await {
                 Ok(Ok(0)) => return Ok(End::Plain),
                 Ok(read) => drop(read?),
                 Err(_) => {
-                    refuse_now(io, context, BadHead::TooSlow).await?;
+                    let mut outbox = Lease::new(desk);
+                    turn_away(context, &mut outbox, BadHead::TooSlow);
+                    write(io, &outbox.bytes).await?;
                     return Ok(End::Refused);
                 }
             }
@@ -201,12 +249,21 @@ where
     }
 }
 
+/// Writes and flushes: TLS keeps records back until it is told.
+async fn write<I: AsyncWrite + Unpin>(io: &mut I, bytes: &[u8]) -> io::Result<()> {
+    let writing = async {
+        io.write_all(bytes).await?;
+        io.flush().await
+    };
+    tokio::time::timeout(WRITE_DEADLINE, writing).await?
+}
+
 /// Waits for the first bytes of a request; `false` when the connection is over.
 async fn idle<I>(
     io: &mut I,
     context: &Context,
     last_call: Duration,
-    into: &mut Vec<u8>,
+    into: &mut Lease<'_>,
 ) -> io::Result<bool>
 where
     I: AsyncRead + Unpin,
@@ -228,7 +285,7 @@ where
 async fn read<I: AsyncRead + Unpin>(
     io: &mut I,
     desk: &Desk,
-    into: &mut Vec<u8>,
+    into: &mut Lease<'_>,
 ) -> io::Result<usize> {
     poll_fn(|wakeup| poll_read(io, wakeup, desk, into)).await
 }
@@ -237,7 +294,7 @@ fn poll_read<I: AsyncRead + Unpin>(
     io: &mut I,
     wakeup: &mut Wakeup<'_>,
     desk: &Desk,
-    into: &mut Vec<u8>,
+    into: &mut Lease<'_>,
 ) -> Poll<io::Result<usize>> {
     let mut scratch = desk.scratch.borrow_mut();
     let mut buffer = ReadBuf::new(&mut scratch);
@@ -245,8 +302,10 @@ fn poll_read<I: AsyncRead + Unpin>(
         Poll::Pending => Poll::Pending,
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Ready(Ok(())) => {
-            into.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
+            into.extend(buffer.filled());
+            let count = buffer.filled().len();
+            scratch[..count].zeroize();
+            Poll::Ready(Ok(count))
         }
     }
 }
@@ -257,20 +316,20 @@ async fn answer_all<I>(
     io: &mut I,
     caller: &Caller,
     context: &Context,
-    inbox: &mut Vec<u8>,
-    outbox: &mut Vec<u8>,
+    inbox: &mut Lease<'_>,
+    outbox: &mut Lease<'_>,
 ) -> (bool, bool)
 where
     I: AsyncRead + Unpin,
 {
     let mut at = 0;
     for _ in 0..MAX_PIPELINED {
-        if at == inbox.len() {
+        if at == inbox.bytes.len() {
             break;
         }
-        let mut early = Vec::new();
-        let done = answer(io, caller, context, &inbox[at..], outbox, &mut early).await;
-        inbox.append(&mut early);
+        let mut early = Lease::new(&context.desk);
+        let done = answer(io, caller, context, &inbox.bytes[at..], outbox, &mut early).await;
+        inbox.extend(&early.bytes);
         match done {
             Done::Answered { close: true, .. } | Done::HungUp => return (false, true),
             Done::Answered {
@@ -278,12 +337,12 @@ where
                 close: false,
             } => at += consumed,
             Done::Incomplete => {
-                inbox.drain(..at);
+                inbox.bytes.drain(..at);
                 return (true, false);
             }
         }
     }
-    inbox.drain(..at);
+    inbox.bytes.drain(..at);
     (false, false)
 }
 
@@ -292,8 +351,8 @@ async fn answer<I>(
     caller: &Caller,
     context: &Context,
     bytes: &[u8],
-    outbox: &mut Vec<u8>,
-    early: &mut Vec<u8>,
+    outbox: &mut Lease<'_>,
+    early: &mut Lease<'_>,
 ) -> Done
 where
     I: AsyncRead + Unpin,
@@ -313,7 +372,7 @@ where
     // What follows the head of a request whose body is not read is no request.
     let body_unread =
         head.method != b"POST" && !matches!(head.body, Framing::None | Framing::Length(0));
-    let close = !head.keep_alive || body_unread || *context.draining.borrow();
+    let ends = !head.keep_alive || body_unread;
     let mut request = handler::Request {
         gate: &context.gate,
         caller,
@@ -328,17 +387,22 @@ where
     let mut trouble: Option<Refusal> = None;
     loop {
         let now = context.clock.now();
+        // A stop may have come while it waited.
+        let close = ends || *context.draining.borrow();
         let waiter = match ask(context, &request, now, outbox, close) {
             Next::Answered => return Done::Answered { consumed, close },
             Next::Refuse(refusal, dialect) => {
                 // What it waited for in vain says more than that there is nothing.
-                let refusal = trouble.unwrap_or(refusal);
-                let start = outbox.len();
+                let refusal = trouble.map_or(refusal, |trouble| {
+                    context.worker.borrow().give_up(&trouble);
+                    trouble
+                });
+                let start = outbox.bytes.len();
                 // A form that was refused may have been longer than it said.
                 let close = close || head.method == b"POST";
                 let close = refuse(outbox, context, &refusal, dialect, close);
                 if head.method == b"HEAD" {
-                    wire::cut_body(outbox, start);
+                    wire::cut_body(&mut outbox.bytes, start);
                 }
                 return Done::Answered { consumed, close };
             }
@@ -348,7 +412,8 @@ where
             }
             Next::Wait(waiter) => waiter,
         };
-        let end = wait(io, context, waiter, deadline.since(now), early).await;
+        let room = MAX_EARLY_BYTES.saturating_sub(bytes.len() - consumed);
+        let end = wait(io, context, waiter, deadline.since(now), early, room).await;
         let Ok(landing) = end else {
             return Done::HungUp;
         };
@@ -363,7 +428,6 @@ where
         };
         // A forced call that failed leaves the token that was there: that is served.
         request.turn = Turn::Last;
-        context.worker.borrow().give_up(&refusal);
         trouble = Some(refusal);
     }
 }
@@ -382,12 +446,13 @@ fn ask(
     context: &Context,
     request: &handler::Request<'_>,
     now: UnixMs,
-    outbox: &mut Vec<u8>,
+    outbox: &mut Lease<'_>,
     close: bool,
 ) -> Next {
     match handler::handle(&mut context.worker.borrow_mut(), request, now) {
         Outcome::Answer(parts) => {
-            wire::answer(outbox, parts, &context.desk.date(now), close);
+            outbox.reserve(wire::answer_len(parts));
+            wire::answer(&mut outbox.bytes, parts, &context.desk.date(now), close);
             Next::Answered
         }
         Outcome::Wait(waiter) => Next::Wait(waiter),
@@ -419,13 +484,14 @@ async fn wait<I>(
     context: &Context,
     waiter: Waiter,
     ms: u64,
-    early: &mut Vec<u8>,
+    early: &mut Lease<'_>,
+    room: usize,
 ) -> io::Result<Option<Landing>>
 where
     I: AsyncRead + Unpin,
 {
     let hung_up = async {
-        while early.len() < MAX_EARLY_BYTES {
+        while early.bytes.len() < room {
             match read(io, &context.desk, early).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
@@ -441,7 +507,7 @@ where
     }
 }
 
-fn turn_away(context: &Context, outbox: &mut Vec<u8>, bad: BadHead) -> Done {
+fn turn_away(context: &Context, outbox: &mut Lease<'_>, bad: BadHead) -> Done {
     let refusal = Refusal::BadHead(bad);
     context.worker.borrow().turn_away(&refusal);
     refuse(
@@ -457,17 +523,8 @@ fn turn_away(context: &Context, outbox: &mut Vec<u8>, bad: BadHead) -> Done {
     }
 }
 
-async fn refuse_now<I>(io: &mut I, context: &Context, bad: BadHead) -> io::Result<()>
-where
-    I: AsyncWrite + Unpin,
-{
-    let mut outbox = Vec::new();
-    turn_away(context, &mut outbox, bad);
-    tokio::time::timeout(WRITE_DEADLINE, io.write_all(&outbox)).await?
-}
-
 fn refuse(
-    outbox: &mut Vec<u8>,
+    outbox: &mut Lease<'_>,
     context: &Context,
     refusal: &Refusal,
     dialect: Dialect,
@@ -475,19 +532,15 @@ fn refuse(
 ) -> bool {
     let rejection = refusal.render(dialect, fastrand::u128(..));
     let close = close || rejection.close;
-    wire::rejection(
-        outbox,
-        &rejection,
-        None,
-        &context.desk.date(context.clock.now()),
-        close,
-    );
+    let date = context.desk.date(context.clock.now());
+    outbox.reserve(1024 + rejection.body.len());
+    wire::rejection(&mut outbox.bytes, &rejection, None, &date, close);
     close
 }
 
 /// Arc's first answer: where the key file is. The file is written off the serving thread.
 async fn challenge(
-    outbox: &mut Vec<u8>,
+    outbox: &mut Lease<'_>,
     context: &Context,
     keys: Arc<ArcKeys>,
     close: bool,
@@ -499,7 +552,8 @@ async fn challenge(
             let realm = format!("Basic realm={}", challenge.path.display());
             let rejection = Refusal::Challenged.render(Dialect::Arc, 0);
             let date = context.desk.date(now);
-            wire::rejection(outbox, &rejection, Some(&realm), &date, close);
+            outbox.reserve(1024 + realm.len() + rejection.body.len());
+            wire::rejection(&mut outbox.bytes, &rejection, Some(&realm), &date, close);
             return close;
         }
         Ok(Err(Refused::TooMany)) => Refusal::Challenges,

@@ -114,10 +114,7 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Ok(proven) => proven,
         Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
-    let place = match worker.place(request, dialect, query, proven) {
-        Ok(place) => place,
-        Err(refusal) => return worker.refuse(request, refusal, dialect),
-    };
+    // Before anything is remembered: who has shown nothing yet leaves nothing behind.
     if let (Turn::First, Some(keys)) = (request.turn, request.gate.challenge(dialect))
         && !facts
             .basic()
@@ -127,6 +124,10 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         worker.metrics.refused(Refusal::Challenged.reason());
         return Outcome::Challenge(Arc::clone(keys));
     }
+    let place = match worker.place(request, dialect, query, proven) {
+        Ok(place) => place,
+        Err(refusal) => return worker.refuse(request, refusal, dialect),
+    };
     let counted = request.turn != Turn::First;
     match worker.view.look(place, now, request.turn) {
         Found::Body(body) => {

@@ -15,10 +15,14 @@ pub(super) fn date(unix_s: u64) -> Date {
 /// The last second of the year 9999, behind which HTTP has no dates.
 const MAX_DATE_S: u64 = 253_402_300_799;
 
-/// 200 with a finished body.
+/// Room for [`answer`].
+pub(super) fn answer_len(parts: [&[u8]; 5]) -> usize {
+    256 + parts.iter().map(|part| part.len()).sum::<usize>()
+}
+
+/// 200 with a finished body. The buffer has room for it, so that it does not grow.
 pub(super) fn answer(out: &mut Vec<u8>, parts: [&[u8]; 5], date: &Date, close: bool) {
     let length = parts.iter().map(|part| part.len()).sum();
-    out.reserve(256 + length);
     head(out, 200, length, date, close);
     out.extend_from_slice(b"\r\n");
     parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -58,6 +62,7 @@ fn head(out: &mut Vec<u8>, status: u16, length: usize, date: &Date, close: bool)
     out.extend_from_slice(reason(status));
     out.extend_from_slice(
         b"\r\nContent-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n\
+          Pragma: no-cache\r\n\
           Content-Length: ",
     );
     out.extend_from_slice(crate::protocol::Digits::new(length as u64).as_bytes());

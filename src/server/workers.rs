@@ -204,6 +204,10 @@ async fn run(doors: Vec<Door>, parts: &Parts, max: usize, drain: watch::Receiver
     });
     let mut accepting = JoinSet::new();
     let desk = Rc::new(Desk::default());
+    let keys: Vec<_> = doors
+        .iter()
+        .filter_map(|door| door.gate.arc.clone())
+        .collect();
     for Door { gate, tls, socket } in doors {
         let context = Context {
             worker: Rc::clone(&worker),
@@ -218,7 +222,13 @@ async fn run(doors: Vec<Door>, parts: &Parts, max: usize, drain: watch::Receiver
     let mut drain = drain;
     loop {
         tokio::select! {
-            _ = tick.tick() => worker.borrow_mut().tick(),
+            _ = tick.tick() => {
+                worker.borrow_mut().tick();
+                for keys in &keys {
+                    let (keys, now) = (Arc::clone(keys), parts.clock.now());
+                    tokio::task::spawn_blocking(move || keys.clear(now));
+                }
+            }
             _ = drain.wait_for(|on| *on) => break,
         }
     }
