@@ -20,6 +20,7 @@ use foretoken::cache::{Cache, Turn, Waiter};
 use foretoken::clock::{Clock, Crank, UnixMs};
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
+use foretoken::server::arc_keys::ArcKeys;
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
 use foretoken::store::{self, Store};
 use foretoken::telemetry::metrics::Metrics;
@@ -225,5 +226,36 @@ fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
     assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "wait");
     assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "answer");
     assert_eq!(ask(&mut worker, [10, 0, 0, 4]), "denied");
+    driver.stop();
+}
+
+#[test]
+fn a_caller_without_arcs_key_leaves_nothing_behind() {
+    let (mut worker, clock, _crank, driver) = worker();
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = ArcKeys::open(&folder.path().join("tokens"), None, true).expect("a folder for keys");
+    let gate = Gate {
+        dialects: vec![Dialect::Arc],
+        arc: Some(Arc::new(keys)),
+        ..gate()
+    };
+    let caller = Caller::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let headers: [Header<'_>; 2] = [(b"Host", b"localhost"), (b"Metadata", b"true")];
+    for i in 0..100 {
+        let path = "/metadata/identity/oauth2/token";
+        let target = format!("{path}?api-version=2020-06-01&resource=https://{i}");
+        let request = Request {
+            gate: &gate,
+            caller: &caller,
+            method: b"GET",
+            target: target.as_bytes(),
+            headers: &headers,
+            form: b"",
+            turn: Turn::First,
+        };
+        let outcome = handle(&mut worker, &request, clock.now());
+        assert!(matches!(outcome, Outcome::Challenge(_)));
+    }
+    assert!(worker.cache().is_empty(), "{} keys", worker.cache().len());
     driver.stop();
 }

@@ -106,6 +106,12 @@ impl View {
         }
     }
 
+    /// The cache that it looks into.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// Where this raw target on this listener was put, if it was seen before.
     #[must_use]
     pub fn find(&self, scope: u64, target: &[u8]) -> Option<Place> {

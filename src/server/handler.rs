@@ -115,14 +115,17 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
     // Before anything is remembered: who has shown nothing yet leaves nothing behind.
-    if let (Turn::First, Some(keys)) = (request.turn, request.gate.challenge(dialect))
-        && !facts
+    if let (Turn::First, Some(keys)) = (request.turn, request.gate.challenge(dialect)) {
+        if let Err(bad) = parse(dialect, query, request.form) {
+            return worker.refuse(request, bad.into(), dialect);
+        }
+        if !facts
             .basic()
             .is_some_and(|presented| keys.redeem(now, presented))
-    {
-        worker.counters.count(Label::Refused);
-        worker.metrics.refused(Refusal::Challenged.reason());
-        return Outcome::Challenge(Arc::clone(keys));
+        {
+            worker.turn_away(&Refusal::Challenged);
+            return Outcome::Challenge(Arc::clone(keys));
+        }
     }
     let place = match worker.place(request, dialect, query, proven) {
         Ok(place) => place,
@@ -169,6 +172,12 @@ impl Worker {
             metrics,
             scratch: Vec::new(),
         }
+    }
+
+    /// The cache behind it.
+    #[must_use]
+    pub fn cache(&self) -> &Cache {
+        self.view.cache()
     }
 
     /// The 1 s tick: adds up hits and lets go of what is no longer current.
