@@ -103,7 +103,7 @@ fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     walk(&root().join("src"), &mut files);
     // Files that are tests as a whole.
-    let tests = ["tests.rs", "golden.rs", "models.rs"];
+    let tests = ["tests.rs", "golden.rs", "models.rs", "fixtures.rs"];
     files.retain(|file| !tests.iter().any(|name| file.ends_with(name)));
     let sources: Vec<_> = files
         .into_iter()

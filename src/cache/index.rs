@@ -212,19 +212,8 @@ impl Cache {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use super::super::fixtures::{key, token};
     use super::*;
-    use crate::token::{Identity, Resource};
-
-    fn key(resource: &str) -> TokenKey {
-        TokenKey {
-            upstream: "imds".into(),
-            identity: Identity::System,
-            resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
-            capabilities: vec![],
-            extras: vec![],
-            client: None,
-        }
-    }
 
     #[test]
     fn a_full_cache_takes_no_new_key_and_keeps_the_old_ones() {
@@ -258,18 +247,6 @@ mod tests {
         let cache = Cache::new();
         cache.resume_after(41);
         cache.resume_after(7);
-        let lifetime = crate::token::Lifetime {
-            received_at: crate::clock::UnixMs(0),
-            expires_on_s: 1,
-            not_before_s: None,
-            refresh_in_s: None,
-        };
-        let secret = crate::token::Secret::new(vec![b't']);
-        let token = Arc::new(AccessToken {
-            secret,
-            lifetime,
-            client_id: None,
-        });
-        assert_eq!(cache.entry(&key("r"), token, []).generation, 42);
+        assert_eq!(cache.entry(&key("r"), token("t", 1), []).generation, 42);
     }
 }

@@ -10,6 +10,8 @@
 mod capacity;
 mod echo;
 mod entry;
+#[cfg(test)]
+mod fixtures;
 mod flight;
 mod freshness;
 mod index;

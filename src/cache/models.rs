@@ -7,44 +7,9 @@ use std::sync::Arc;
 use loom::future::block_on;
 use loom::thread;
 
-use super::{EchoKey, Entry, Joined, Landing, Leader, Slot, Waiter};
-use crate::clock::UnixMs;
-use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
+use super::fixtures::{entry, slot};
+use super::{Joined, Landing, Leader, Slot, Waiter};
 use crate::upstream::{Class, FetchError};
-
-fn slot() -> Arc<Slot> {
-    let key = TokenKey {
-        upstream: "imds".into(),
-        identity: Identity::System,
-        resource: Resource::from_decoded(b"r").unwrap(),
-        capabilities: vec![],
-        extras: vec![],
-        client: None,
-    };
-    Arc::new(Slot::new(1, key))
-}
-
-fn entry(slot: &Slot, generation: u64) -> Arc<Entry> {
-    let lifetime = Lifetime {
-        received_at: UnixMs(0),
-        expires_on_s: 100,
-        not_before_s: None,
-        refresh_in_s: None,
-    };
-    let token = AccessToken {
-        secret: Secret::new(b"t".to_vec()),
-        lifetime,
-        client_id: None,
-    };
-    let echo = EchoKey::random().echo(slot.key());
-    Arc::new(Entry::new(
-        echo,
-        generation,
-        slot.key(),
-        Arc::new(token),
-        [],
-    ))
-}
 
 fn join(slot: &Arc<Slot>) -> Option<(Waiter, Option<Leader>)> {
     match slot.join() {

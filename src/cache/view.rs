@@ -315,9 +315,9 @@ impl Drop for View {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use super::super::fixtures::{key, token};
     use super::*;
     use crate::authz::{Caller, Policy};
-    use crate::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 
     const PLAIN: Asked = Asked {
         shape: Shape::Metadata,
@@ -325,34 +325,14 @@ mod tests {
     };
 
     fn permit(resource: &str) -> Permit {
-        let key = TokenKey {
-            upstream: "imds".into(),
-            identity: Identity::System,
-            resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
-            capabilities: vec![],
-            extras: vec![],
-            client: None,
-        };
         Policy::default()
-            .permit(&Caller::Unix { uid: 0, gid: 0 }, None, key)
+            .permit(&Caller::Unix { uid: 0, gid: 0 }, None, key(resource))
             .unwrap()
     }
 
     fn publish(cache: &Cache, resource: &str, expires_on_s: u64) -> Arc<Slot> {
         let slot = cache.lookup(&permit(resource)).unwrap();
-        let lifetime = Lifetime {
-            received_at: UnixMs(0),
-            expires_on_s,
-            not_before_s: None,
-            refresh_in_s: None,
-        };
-        let secret = Secret::new(resource.as_bytes().to_vec());
-        let token = Arc::new(AccessToken {
-            secret,
-            lifetime,
-            client_id: None,
-        });
-        assert!(slot.publish(cache.entry(slot.key(), token, [])));
+        assert!(slot.publish(cache.entry(slot.key(), token(resource, expires_on_s), [])));
         slot
     }
 
