@@ -19,8 +19,8 @@ use foretoken::refresh::{Driver, Settings, Writer};
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
 use foretoken::store::{self, Store};
 use foretoken::telemetry::metrics::Metrics;
-use foretoken::token::{AccessToken, Lifetime, Secret, TokenKey};
-use foretoken::upstream::{FetchError, TokenSource};
+use foretoken::token::{AccessToken, Lifetime, Secret};
+use foretoken::upstream::{Ask, FetchError, TokenSource};
 
 const SDK_HEAD: [Header<'static>; 9] = [
     (b"Host", b"169.254.169.254"),
@@ -47,7 +47,7 @@ struct Instant(Clock);
 impl TokenSource for Instant {
     fn fetch(
         &self,
-        _: &TokenKey,
+        _: Ask,
     ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
         let lifetime = Lifetime {
             received_at: self.0.now(),

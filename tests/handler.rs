@@ -24,8 +24,8 @@ use foretoken::server::arc_keys::ArcKeys;
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
 use foretoken::store::{self, Store};
 use foretoken::telemetry::metrics::Metrics;
-use foretoken::token::{AccessToken, Lifetime, Secret, TokenKey};
-use foretoken::upstream::{FetchError, TokenSource};
+use foretoken::token::{AccessToken, Lifetime, Secret};
+use foretoken::upstream::{Ask, FetchError, TokenSource};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -64,7 +64,7 @@ struct Instant(Clock);
 impl TokenSource for Instant {
     fn fetch(
         &self,
-        key: &TokenKey,
+        ask: Ask,
     ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
         let lifetime = Lifetime {
             received_at: self.0.now(),
@@ -72,7 +72,7 @@ impl TokenSource for Instant {
             not_before_s: Some(self.0.now().as_secs()),
             refresh_in_s: None,
         };
-        let secret = Secret::new(key.resource.as_str().as_bytes().to_vec());
+        let secret = Secret::new(ask.key.resource.as_str().as_bytes().to_vec());
         std::future::ready(Ok(AccessToken {
             secret,
             lifetime,

@@ -13,7 +13,7 @@ use crate::server::handler::Live;
 use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Parts, Running};
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{self, Imds, TokenSource};
+use crate::upstream::{self, TokenSource};
 
 /// How long connections may take to finish what they are at.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -45,6 +45,9 @@ pub enum StartError {
     /// Another instance has the store.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// Nobody can be trusted over TLS.
+    #[error(transparent)]
+    Trust(#[from] upstream::TrustError),
     /// The upstream is one of our own addresses: every call would come back to us.
     #[error("the upstream {0} is one of Foretoken's own addresses")]
     OwnUpstream(std::net::SocketAddr),
@@ -70,9 +73,8 @@ impl App {
     /// broken store or a dead upstream is no error.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let source = match settings.upstream.kind {
-            upstream::Kind::Imds => Imds::new(settings.upstream.endpoint, clock.clone()),
-        };
+        let source = Arc::clone(&settings.upstream.source);
+        let source = upstream::Client::new(source, clock.clone())?;
         Self::start_with(settings, source, clock)
     }
 
@@ -91,10 +93,13 @@ impl App {
         let workers = settings.server.workers;
         let bound = bind(&settings.server.listeners, workers)?;
         let addresses: Vec<_> = bound.iter().map(Bound::address).collect();
-        let upstream = settings.upstream.endpoint;
-        let own = addresses.contains(&Address::Tcp(upstream));
-        if own || admin_front.address() == upstream {
-            return Err(StartError::OwnUpstream(upstream));
+        let upstream = &settings.upstream.source;
+        if let Some(endpoint) = upstream.endpoint() {
+            let address = endpoint.address;
+            let own = addresses.contains(&Address::Tcp(address));
+            if own || admin_front.address() == address {
+                return Err(StartError::OwnUpstream(address));
+            }
         }
 
         let store::Opened {
@@ -108,7 +113,7 @@ impl App {
             seed: fastrand::u64(..),
         };
         let restored_keys = restored.len();
-        let name = format!("{} {upstream}", settings.upstream.kind.as_str());
+        let name = upstream.name();
         let writer = Writer::new(
             limits,
             &name,
@@ -123,7 +128,7 @@ impl App {
                 clients: Clients::new(Arc::clone(&settings.clients)),
                 remote_callers: settings.server.remote_callers,
             },
-            upstream: name.into(),
+            upstream: name.as_str().into(),
         };
         let parts = Parts {
             cache: Arc::clone(&cache),
@@ -144,6 +149,7 @@ impl App {
         for address in &addresses {
             tracing::info!(%address, workers, "serving tokens");
         }
+        tracing::info!(upstream = name, "asking for tokens");
         tracing::info!(address = %admin_front.address(), restored_keys, "ready");
         Ok(Self {
             admin,

@@ -54,6 +54,13 @@ impl Entry {
     /// Whether `hash` is the SHA-256 of this token, as `token_sha256_to_refresh` has it.
     #[must_use]
     pub fn has_hash(&self, hash: &[u8; 32]) -> bool {
-        digest::digest(&digest::SHA256, self.token.secret.expose()).as_ref() == hash
+        self.hash() == *hash
+    }
+
+    /// The SHA-256 of this token.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        let hash = digest::digest(&digest::SHA256, self.token.secret.expose());
+        hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 }

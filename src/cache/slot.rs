@@ -48,6 +48,8 @@ struct State {
 pub struct Leader {
     slot: Arc<Slot>,
     flight: Arc<Flight>,
+    /// A caller has no use for the token that is there.
+    forced: bool,
 }
 
 /// What joining found.
@@ -145,7 +147,8 @@ impl Slot {
             return None;
         }
         self.forced_at.store(now.0, Ordering::Relaxed);
-        let leader = self.start(&mut state);
+        let mut leader = self.start(&mut state);
+        leader.forced = true;
         let waiter = leader.flight.wait().expect("a new flight has room");
         Some((waiter, Some(leader)))
     }
@@ -163,6 +166,7 @@ impl Slot {
         Leader {
             slot: Arc::clone(self),
             flight,
+            forced: false,
         }
     }
 
@@ -252,6 +256,12 @@ impl Slot {
 }
 
 impl Leader {
+    /// Whether a caller started it who has no use for the token that is there.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.forced
+    }
+
     /// Whether its flight has landed without it.
     #[must_use]
     pub fn is_over(&self) -> bool {

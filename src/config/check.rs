@@ -2,9 +2,10 @@
 //!
 //! Owns the defaults and the limits of numbers. Promises that a mistake in one option does not
 //! hide those in others. Leaves what one value means to `value.rs`, what several mean together to
-//! `rules.rs`, and the tables that come again to `listener.rs` and `client.rs`.
+//! `rules.rs`, the tables that come again to `listener.rs` and `client.rs`, and where tokens come
+//! from to `upstream.rs`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -14,27 +15,15 @@ use super::mistake::{At, Complaint, Mistake, Mistakes, without_echoes};
 use super::names::REMOTE;
 use super::raw::{Document, Table, Typed};
 use super::rules::Rules;
-use super::source::{Environment, SecretFiles};
-use super::{Settings, endpoint, value};
+use super::source::{Environment, Platform, SecretFiles};
+use super::{Settings, value};
 use crate::server::Address;
 use crate::store::Mode;
 use crate::telemetry::log::{self, Format, Level};
-use crate::upstream::Kind;
-use crate::{admin, server, store, upstream};
+use crate::{admin, server, store};
 
 /// Below 32768, where Linux begins to hand out ports by itself; `listener.rs` has the one below.
 const ADMIN_PORT: u16 = 16926;
-
-/// Azure's Instance Metadata Service.
-const IMDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
-
-/// IMDS allows 5 calls at once per VM; one is left to programs that ask it directly.
-const MAX_IN_FLIGHT: usize = 4;
-const MAX_IN_FLIGHT_LIMITS: RangeInclusive<usize> = 1..=64;
-
-/// IMDS allows 20 calls a second per VM; five are left to programs that ask it directly.
-const MAX_PER_SECOND: usize = 15;
-const MAX_PER_SECOND_LIMITS: RangeInclusive<usize> = 1..=1000;
 
 /// Each worker costs a thread and a view of the cache; more than this is a slip of the finger.
 const WORKERS_LIMITS: RangeInclusive<usize> = 1..=256;
@@ -52,6 +41,7 @@ pub(super) fn check(
     let mut check = Check {
         folder: env.working_directory.join(folder),
         state: env.state(),
+        platform: &env.platform,
         secret_files,
         stateless: false,
         whole: slips.is_empty(),
@@ -82,6 +72,8 @@ pub(super) struct Check<'e> {
     pub folder: PathBuf,
     /// The folder for what outlives a restart, and the variable that names it.
     state: Option<(PathBuf, &'static str)>,
+    /// What the platform tells about its source of tokens.
+    pub platform: &'e Platform,
     /// Reads what `secret_file` names.
     pub secret_files: &'e SecretFiles,
     /// A default needs a folder for state, and there is none.
@@ -138,29 +130,6 @@ impl Check<'_> {
         Some(admin::Settings {
             address: address?.value,
             socket: socket?.value,
-        })
-    }
-
-    fn upstream(&mut self, table: &Table<'_>) -> Option<upstream::Settings> {
-        let typed = table.string("kind");
-        let meaning = |typed: &str| value::choice(typed, &[Kind::Imds], Kind::as_str);
-        let kind = self.option("upstream.kind", typed, meaning, fixed(Kind::Imds));
-        let typed = table.string("endpoint");
-        let endpoint = self.option("upstream.endpoint", typed, endpoint::endpoint, fixed(IMDS));
-        self.rules.endpoint.clone_from(&endpoint);
-        let typed = table.integer("max_in_flight");
-        let meaning = |typed: &_| value::number(typed, &MAX_IN_FLIGHT_LIMITS);
-        let default = fixed(MAX_IN_FLIGHT);
-        let in_flight = self.option("upstream.max_in_flight", typed, meaning, default);
-        let typed = table.integer("max_per_second");
-        let meaning = |typed: &_| value::number(typed, &MAX_PER_SECOND_LIMITS);
-        let default = fixed(MAX_PER_SECOND);
-        let per_second = self.option("upstream.max_per_second", typed, meaning, default);
-        Some(upstream::Settings {
-            kind: kind?.value,
-            endpoint: endpoint?.value,
-            max_in_flight: in_flight?.value,
-            max_per_second: per_second?.value,
         })
     }
 
@@ -273,6 +242,12 @@ impl Check<'_> {
         self.origins
             .extend(origin.map(|origin| (name.to_owned(), origin)));
         settled
+    }
+
+    /// Says anew where a setting came from.
+    pub fn retell(&mut self, name: &str, origin: Origin) {
+        self.origins.retain(|(known, _)| known != name);
+        self.origins.push((name.to_owned(), origin));
     }
 
     /// A default in the folder for state. That there is none matters only where it is needed.

@@ -14,6 +14,7 @@ use super::names::REMOTE;
 use crate::authz::Client;
 use crate::protocol::Dialect;
 use crate::server::Listener;
+use crate::upstream::{Federation, Source};
 
 /// Columns, beyond which a setting's origin stands out of line.
 const MAX_WIDTH: usize = 100;
@@ -27,13 +28,15 @@ pub(super) enum Origin {
     Environment(&'static str),
     /// These bytes of the file.
     File(Range<usize>),
+    /// These bytes of the file left the choice to these facts.
+    Found(Range<usize>, &'static str),
 }
 
 impl Origin {
     /// The bytes of the file, if it is from there.
     pub fn span(&self) -> Option<Range<usize>> {
         match self {
-            Self::File(span) => Some(span.clone()),
+            Self::File(span) | Self::Found(span, _) => Some(span.clone()),
             Self::Default | Self::Environment(_) => None,
         }
     }
@@ -44,6 +47,7 @@ impl Origin {
             Self::Default => "default".to_owned(),
             Self::Environment(variable) => format!("${variable}"),
             Self::File(span) => format!("{file}:{}", line_of(text, span.start)),
+            Self::Found(span, why) => format!("{file}:{}, by {why}", line_of(text, span.start)),
         }
     }
 }
@@ -139,11 +143,10 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
     let others = [
         ("admin.address", format!("\"{}\"", admin.address)),
         ("admin.socket", socket),
-        ("upstream.kind", format!("{:?}", upstream.kind.as_str())),
-        (
-            "upstream.endpoint",
-            format!("\"http://{}\"", upstream.endpoint),
-        ),
+    ];
+    rows.extend(others.map(|(name, value)| (name.to_owned(), value)));
+    rows.extend(source_rows(&upstream.source));
+    let others = [
         ("upstream.max_in_flight", upstream.max_in_flight.to_string()),
         (
             "upstream.max_per_second",
@@ -217,6 +220,68 @@ fn client_rows(nth: usize, client: &Client) -> Vec<(String, String)> {
     rows.extend(default.map(|it| ("default_identity", format!("\"{it}\""))));
     let rows = rows.into_iter();
     rows.map(|(key, value)| (client_option(nth, key), value))
+        .collect()
+}
+
+/// Where tokens come from: of secrets no more than that there is one, of an endpoint's query
+/// nothing.
+fn source_rows(source: &Source) -> Vec<(String, String)> {
+    let text = |text: &str| format!("{text:?}");
+    let mut rows = vec![("kind", text(source.kind().as_str()))];
+    if let Some(endpoint) = source.endpoint() {
+        let scheme = match source {
+            Source::ServiceFabric { .. } => "https",
+            _ => "http",
+        };
+        let path = match source {
+            Source::Imds(_) => "",
+            _ => endpoint.target.split('?').next().unwrap_or_default(),
+        };
+        let shown = match source {
+            Source::Imds(_) => endpoint.address.to_string(),
+            _ => endpoint.authority.to_string(),
+        };
+        let query = if endpoint.target.contains('?') {
+            "?(hidden)"
+        } else {
+            ""
+        };
+        rows.push(("endpoint", format!("\"{scheme}://{shown}{path}{query}\"")));
+    }
+    let set = || ("secret", "(set)".to_owned());
+    match source {
+        Source::Imds(_) | Source::CloudShell(_) | Source::VmExtension(_) => {}
+        Source::AppService(..) | Source::AppService2017(..) => rows.push(set()),
+        Source::AzureMl {
+            default_client_id, ..
+        } => {
+            rows.push(set());
+            let id = default_client_id.as_ref();
+            rows.extend(id.map(|id| ("default_client_id", text(id))));
+        }
+        Source::Arc { folder, .. } => rows.push(("arc_folder", quoted(folder))),
+        Source::ServiceFabric { thumbprint, .. } => {
+            rows.push(set());
+            rows.push(("thumbprint", format!("\"{thumbprint}\"")));
+        }
+        Source::WorkloadIdentity(federation) => {
+            let Federation {
+                host,
+                port,
+                tenant,
+                client_id,
+                token_file,
+                ca_file,
+            } = federation;
+            rows.push(("authority", format!("\"https://{host}:{port}\"")));
+            rows.push(("tenant", text(tenant)));
+            rows.push(("client_id", text(client_id)));
+            rows.push(("token_file", quoted(token_file)));
+            rows.extend(ca_file.as_ref().map(|file| ("ca_file", quoted(file))));
+        }
+    }
+    let rows = rows.into_iter();
+    rows.map(|(key, value)| (format!("upstream.{key}"), value))
         .collect()
 }
 

@@ -1,49 +1,115 @@
 //! `upstream.endpoint`: the one address that is trusted with the question for a token.
 //!
 //! Promises an address of one host, never a name: whoever answers a look-up would otherwise choose
-//! who hands out credentials. Spellings that other programs read as addresses, such as numbers in
+//! who hands out credentials. `localhost`, which the platforms' own variables say, is 127.0.0.1. Spellings that other programs read as addresses, such as numbers in
 //! octal, are names here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::mistake::Complaint;
+use crate::upstream::{Endpoint, Kind};
 
-const NO_LOOK_UP: &str = "write `http://IP` or `http://IP:PORT`; a name is not looked up, because \
-     DNS would then choose the place that hands out credentials";
+const NO_LOOK_UP: &str = "write an IP address, like \"http://127.0.0.1:8081\"; a name is not looked \
+     up, because DNS would then choose the place that hands out credentials";
 
-/// `upstream.endpoint`: `http://IP[:PORT]`, port 80 if it is left out.
-pub(super) fn endpoint(typed: &str) -> Result<SocketAddr, Complaint> {
+/// Azure's own variables call this machine so; it is an address by definition, not by a look-up.
+const THIS_MACHINE: &str = "localhost";
+
+/// `upstream.endpoint` of this kind of source: `SCHEME://IP[:PORT][/PATH]`. Service Fabric is asked
+/// over TLS, all others over plain HTTP. The metadata service's path is known and not typed.
+pub(super) fn endpoint(kind: Kind, typed: &str) -> Result<Endpoint, Complaint> {
     let wrong = |message: String, hint: &str| Err(Complaint::new(message, hint));
-    let Some(rest) = typed.strip_prefix("http://") else {
-        return match typed.split_once("://") {
-            Some(("https", _)) => wrong(
+    let (scheme, own_port) = match kind {
+        Kind::ServiceFabric => ("https", 443),
+        _ => ("http", 80),
+    };
+    let form = format!("write \"{scheme}://IP\" or \"{scheme}://IP:PORT\"");
+    let rest = match typed.split_once("://") {
+        Some((typed, rest)) if typed == scheme => rest,
+        Some(("https", _)) => {
+            return wrong(
                 "the endpoint is not asked over TLS".to_owned(),
-                "the metadata service speaks plain HTTP on an address that never leaves the \
-                 host: write `http://`",
-            ),
-            Some((scheme, _)) => wrong(
-                format!("{scheme:?} is not a scheme for the endpoint"),
-                "write `http://IP` or `http://IP:PORT`",
-            ),
-            None => wrong(
-                format!("{typed:?} has no scheme"),
-                "write `http://IP` or `http://IP:PORT`",
-            ),
-        };
+                "it speaks plain HTTP on an address that never leaves the host: write `http://`",
+            );
+        }
+        Some(("http", _)) => {
+            return wrong(
+                "Service Fabric is asked over TLS".to_owned(),
+                "write `https://`; its certificate is known by `thumbprint`",
+            );
+        }
+        Some((typed, _)) => {
+            return wrong(format!("{typed:?} is not a scheme for the endpoint"), &form);
+        }
+        None => return wrong(format!("{typed:?} has no scheme"), &form),
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if authority.contains('@') {
         return wrong(
             "the endpoint has a user name in it".to_owned(),
-            "the metadata service takes no credentials: leave out the `@` and what is before it",
+            "it takes no credentials: leave out the `@` and what is before it",
         );
     }
-    if !path.is_empty() {
-        return wrong(
-            format!("the endpoint has a path, {path:?}"),
-            "leave it out; the paths of the metadata service are known",
-        );
+    let target = target(kind, path)?;
+    let port_of = |rest: &str| match rest.strip_prefix(':') {
+        None => rest.is_empty().then_some(own_port),
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|_| port.bytes().all(|b| b.is_ascii_digit())),
+    };
+    let named = authority.strip_prefix(THIS_MACHINE).and_then(port_of);
+    let address = match named.filter(|_| kind != Kind::Imds) {
+        Some(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        None => address(authority, own_port)?,
+    };
+    let address = one_host(address)?;
+    let host = match named {
+        Some(_) => THIS_MACHINE.to_owned(),
+        None if address.is_ipv6() => format!("[{}]", address.ip()),
+        None => address.ip().to_string(),
+    };
+    let authority = match address.port() {
+        port if port == own_port && !address.is_ipv6() => host,
+        port => format!("{host}:{port}"),
+    };
+    Ok(Endpoint {
+        address,
+        authority: authority.into(),
+        target,
+    })
+}
+
+/// The path and query of an endpoint; where a kind has its own, it may be left out.
+fn target(kind: Kind, typed: &str) -> Result<Box<str>, Complaint> {
+    let own = match kind {
+        Kind::Imds | Kind::Arc => Some(Endpoint::IMDS_PATH),
+        Kind::VmExtension | Kind::CloudShell => Some("/oauth2/token"),
+        _ => None,
+    };
+    if kind == Kind::Imds && !typed.is_empty() {
+        let hint = "leave it out; the paths of the metadata service are known";
+        return Err(Complaint::new(
+            format!("the endpoint has a path, {typed:?}"),
+            hint,
+        ));
     }
+    match own {
+        Some(own) if matches!(typed, "" | "/") => return Ok(own.into()),
+        None if typed.is_empty() => return Ok("/".into()),
+        _ => {}
+    }
+    let sound = |b: u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'"' | b'<' | b'>' | b'\\');
+    if typed.starts_with('/') && typed.bytes().all(sound) {
+        Ok(typed.into())
+    } else {
+        let hint = "a path starts with `/`, is escaped where it has to be, and has no `#`";
+        Err(Complaint::new("the path of the endpoint is none", hint))
+    }
+}
+
+/// `IP[:PORT]`.
+fn address(authority: &str, own_port: u16) -> Result<SocketAddr, Complaint> {
     let bracketed = authority
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
@@ -51,13 +117,9 @@ pub(super) fn endpoint(typed: &str) -> Result<SocketAddr, Complaint> {
         || authority.parse().map(IpAddr::V4),
         |v6| v6.parse().map(IpAddr::V6),
     );
-    let Ok(address) = bare
-        .map(|ip| SocketAddr::new(ip, 80))
+    bare.map(|ip| SocketAddr::new(ip, own_port))
         .or_else(|_| authority.parse())
-    else {
-        return no_address(authority);
-    };
-    one_host(address)
+        .or_else(|_| no_address(authority))
 }
 
 /// Passes an address that one host can have, and can be called at.
@@ -71,7 +133,7 @@ fn one_host(address: SocketAddr) -> Result<SocketAddr, Complaint> {
     if address.port() == 0 {
         return wrong(
             "port 0 cannot be called".to_owned(),
-            "leave the port out for 80",
+            "leave the port out for the scheme's own",
         );
     }
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
@@ -98,7 +160,7 @@ fn no_address(authority: &str) -> Result<SocketAddr, Complaint> {
     {
         (
             format!("{port:?} is not a port"),
-            "a port is a number from 1 to 65535; leave it and the colon out for 80",
+            "a port is a number from 1 to 65535; leave it and the colon out for the scheme's own",
         )
     } else {
         (format!("{authority:?} is not an IP address"), NO_LOOK_UP)
@@ -118,7 +180,8 @@ mod tests {
             ("http://[fd00::1]", "[fd00::1]:80"),
             ("http://[fd00::1]:81", "[fd00::1]:81"),
         ] {
-            assert_eq!(endpoint(typed), Ok(meant.parse().unwrap()), "{typed}");
+            let meant = Endpoint::plain(meant.parse().unwrap(), Endpoint::IMDS_PATH);
+            assert_eq!(endpoint(Kind::Imds, typed), Ok(meant), "{typed}");
         }
     }
 
@@ -126,7 +189,11 @@ mod tests {
     fn an_endpoint_is_never_a_name_however_it_is_spelled() {
         for typed in [
             "http://metadata.azure.internal",
-            "http://localhost:80",
+            "http://localhost.:80",
+            "http://localhost.example",
+            "http://LOCALHOST",
+            "http://localhost:",
+            "http://localhost:+80",
             "http://2852039166",
             "http://0xa9fea9fe",
             "http://169.254.169.254.",
@@ -138,7 +205,82 @@ mod tests {
             "http:// 1.2.3.4",
             "HTTP://1.2.3.4",
         ] {
-            assert!(endpoint(typed).is_err(), "{typed}");
+            for kind in [Kind::Imds, Kind::AppService, Kind::Arc] {
+                assert!(endpoint(kind, typed).is_err(), "{typed}");
+            }
         }
+        assert!(endpoint(Kind::Imds, "http://localhost:80").is_err());
+    }
+
+    #[test]
+    fn platforms_name_this_machine_and_a_path_of_their_own() {
+        for (kind, typed, address, authority, target) in [
+            (
+                Kind::AppService,
+                "http://localhost:42356/msi/token",
+                "127.0.0.1:42356",
+                "localhost:42356",
+                "/msi/token",
+            ),
+            (
+                Kind::AppService,
+                "http://169.254.129.3:8081/msi/token/?a=b",
+                "169.254.129.3:8081",
+                "169.254.129.3:8081",
+                "/msi/token/?a=b",
+            ),
+            (
+                Kind::AppService,
+                "http://127.0.0.1",
+                "127.0.0.1:80",
+                "127.0.0.1",
+                "/",
+            ),
+            (
+                Kind::Arc,
+                "http://localhost:40342",
+                "127.0.0.1:40342",
+                "localhost:40342",
+                Endpoint::IMDS_PATH,
+            ),
+            (
+                Kind::CloudShell,
+                "http://localhost/",
+                "127.0.0.1:80",
+                "localhost",
+                "/oauth2/token",
+            ),
+            (
+                Kind::ServiceFabric,
+                "https://localhost:2377/metadata/identity/oauth2/token",
+                "127.0.0.1:2377",
+                "localhost:2377",
+                Endpoint::IMDS_PATH,
+            ),
+            (
+                Kind::ServiceFabric,
+                "https://[::1]/t",
+                "[::1]:443",
+                "[::1]:443",
+                "/t",
+            ),
+        ] {
+            let meant = Endpoint {
+                address: address.parse().unwrap(),
+                authority: authority.into(),
+                target: target.into(),
+            };
+            assert_eq!(endpoint(kind, typed), Ok(meant), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_could_not_be_sent_is_refused() {
+        for path in ["/a b", "/a#b", "?a=b", "/a\\b", "/\u{e9}", "/a\"b"] {
+            let typed = format!("http://127.0.0.1:1{path}");
+            assert!(endpoint(Kind::AppService, &typed).is_err(), "{typed}");
+        }
+        assert!(endpoint(Kind::Arc, "https://127.0.0.1:1").is_err());
+        assert!(endpoint(Kind::ServiceFabric, "http://127.0.0.1:1").is_err());
     }
 }

@@ -95,10 +95,7 @@ fn no_file_at_all_is_a_configuration() {
         .collect();
     let expected = [("127.0.0.1:16925", false), ("[::1]:16925", true)];
     assert_eq!(listeners, expected.map(|(a, o)| (a.to_owned(), o)));
-    assert_eq!(
-        settings.upstream.endpoint,
-        "169.254.169.254:80".parse().unwrap()
-    );
+    assert_eq!(settings.upstream.source.name(), "imds 169.254.169.254:80");
     assert_eq!(
         settings.store.key,
         Path::new("/var/lib/foretoken/foretoken.key")

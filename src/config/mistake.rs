@@ -197,6 +197,12 @@ impl Complaint {
         }
     }
 
+    /// It is about what an environment variable says.
+    pub fn of(self, variable: &str) -> Self {
+        let message = format!("${variable}: {}", self.message);
+        Self { message, ..self }
+    }
+
     pub fn at(self, span: Range<usize>) -> At<Self> {
         At { value: self, span }
     }

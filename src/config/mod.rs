@@ -10,7 +10,7 @@
 //!
 //! `source` reads · `raw` knows what was typed, `names` what can be · `value` and `endpoint` what
 //! one value means · `rules` what several must not mean together · `check` settles every option
-//! by these, `listener` and `client` those of their tables · `mistake` how it is told when they
+//! by these, `listener`, `client` and `upstream` those of their tables · `mistake` how it is told when they
 //! mean nothing, `veil` what of the file is never shown · `effective` what came out, and from
 //! where.
 
@@ -27,6 +27,7 @@ mod names;
 mod raw;
 mod rules;
 mod source;
+mod upstream;
 mod value;
 mod veil;
 
@@ -35,10 +36,10 @@ mod golden;
 
 pub use effective::Effective;
 pub use mistake::{ConfigError, Mistake, Mistakes, Place};
-pub use source::Environment;
+pub use source::{Environment, Platform};
 
 use crate::telemetry::log;
-use crate::{admin, authz, server, store, upstream};
+use crate::{admin, authz, server, store};
 
 /// The settings of the whole program. They hold the clients' secrets, which neither `Debug` nor
 /// anything else here prints.
@@ -51,7 +52,7 @@ pub struct Settings {
     /// `[admin]`.
     pub admin: admin::Settings,
     /// `[upstream]`.
-    pub upstream: upstream::Settings,
+    pub upstream: crate::upstream::Settings,
     /// `[store]`.
     pub store: store::Settings,
     /// `[log]`.

@@ -3,7 +3,7 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 27] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 37] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
     ("listener", "expires_on_2017", r#""date""#),
@@ -23,6 +23,40 @@ pub(super) const OPTIONS: [(&str, &str, &str); 27] = [
     ("admin", "socket", r#""/run/foretoken/admin.sock""#),
     ("upstream", "kind", r#""imds""#),
     ("upstream", "endpoint", r#""http://169.254.169.254""#),
+    ("upstream", "secret", r#""…""#),
+    ("upstream", "secret_file", r#""upstream.secret""#),
+    (
+        "upstream",
+        "thumbprint",
+        r#""7CB2E7C1A0D2B1C0F4A4C8E2E9D6C1B0A3F5D7E9""#,
+    ),
+    (
+        "upstream",
+        "default_client_id",
+        r#""aaaaaaaa-1111-4222-8333-444444444444""#,
+    ),
+    ("upstream", "arc_folder", r#""/var/opt/azcmagent/tokens""#),
+    (
+        "upstream",
+        "authority",
+        r#""https://login.microsoftonline.com""#,
+    ),
+    ("upstream", "tenant", r#""contoso.onmicrosoft.com""#),
+    (
+        "upstream",
+        "client_id",
+        r#""aaaaaaaa-1111-4222-8333-444444444444""#,
+    ),
+    (
+        "upstream",
+        "token_file",
+        r#""/var/run/secrets/azure/tokens/azure-identity-token""#,
+    ),
+    (
+        "upstream",
+        "ca_file",
+        r#""/etc/ssl/certs/ca-certificates.crt""#,
+    ),
     ("upstream", "max_in_flight", "4"),
     ("upstream", "max_per_second", "15"),
     ("store", "mode", r#""sealed""#),

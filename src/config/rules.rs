@@ -30,6 +30,22 @@ impl Rules {
             .extend(address.map(|address| (option.to_owned(), address)));
     }
 
+    /// Whether an address is one that Foretoken itself takes.
+    pub fn is_ours(&self, asked: SocketAddr) -> bool {
+        self.taker(asked).is_some()
+    }
+
+    /// The option that takes an address which a call to `asked` would reach.
+    fn taker(&self, asked: SocketAddr) -> Option<&(String, Meant<Address>)> {
+        let near = asked.ip().is_loopback();
+        let asked = Meant {
+            value: Address::Tcp(asked),
+            origin: Origin::Default,
+        };
+        let mut taken = self.taken.iter();
+        taken.find(|(_, taken)| same(taken, &asked) || (near && in_the_way(taken, &asked)))
+    }
+
     /// The rules that are broken. Each is told of an option that was typed: defaults alone break
     /// none.
     pub fn broken(&self) -> Vec<At<Complaint>> {
@@ -68,11 +84,7 @@ impl Rules {
     /// A token asked from ourselves would wait for itself.
     fn upstream_is_us(&self) -> Option<At<Complaint>> {
         let endpoint = self.endpoint.as_ref()?;
-        let (option, address) = self.taken.iter().find(|(_, taken)| {
-            let asked = endpoint.clone().map(Address::Tcp);
-            let near = endpoint.value.ip().is_loopback();
-            same(taken, &asked) || (near && in_the_way(taken, &asked))
-        })?;
+        let (option, address) = self.taker(endpoint.value)?;
         let complaint = Complaint::new(
             format!(
                 "the endpoint is Foretoken itself: `{option}`{}",
@@ -124,7 +136,7 @@ fn same(one: &Meant<Address>, other: &Meant<Address>) -> bool {
 
 fn by_default<T>(meant: &Meant<T>) -> &'static str {
     match meant.origin {
-        Origin::File(_) => "",
+        Origin::File(_) | Origin::Found(..) => "",
         Origin::Default | Origin::Environment(_) => ", by default",
     }
 }

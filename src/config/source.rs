@@ -1,10 +1,12 @@
 //! Where settings come from: one file, the secrets that it names, and a few facts about the
 //! process.
 //!
-//! The only file of the program that reads the environment. Nothing here decides about the
-//! upstream: whoever can set a variable must not be able to choose who hands out credentials.
+//! The only file of the program that reads the environment. What the platform says there about its
+//! source of tokens is used where the configuration asks for it, and nowhere else: whoever can set a
+//! variable must not be able to choose who hands out credentials.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,6 +42,75 @@ pub struct Environment {
     pub working_directory: PathBuf,
     /// CPUs that this process may use; 0 where that is unknown.
     pub cpus: usize,
+    /// What the platform tells about its source of tokens.
+    pub platform: Platform,
+}
+
+/// The variables by which Azure's platforms tell SDKs where tokens come from (`protocols.md` §2).
+/// `AZURE_POD_IDENTITY_AUTHORITY_HOST` is not among them: it points clients at Foretoken.
+const PLATFORM_VARIABLES: [&str; 11] = [
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "IMDS_ENDPOINT",
+    "MSI_ENDPOINT",
+    "MSI_SECRET",
+    "DEFAULT_IDENTITY_CLIENT_ID",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+];
+
+/// Where Arc's agent is installed.
+const HIMDS: &str = "/opt/azcmagent/bin/himds";
+
+/// What the platform tells about its source of tokens.
+#[derive(Clone, Default)]
+pub struct Platform {
+    /// The variables that are set and not empty.
+    variables: Vec<(&'static str, Zeroizing<String>)>,
+    /// Whether Arc's agent is installed.
+    himds: bool,
+}
+
+impl Platform {
+    fn of_process() -> Self {
+        Self {
+            himds: Path::new(HIMDS).exists(),
+            ..Self::with(|name| std::env::var_os(name))
+        }
+    }
+
+    /// A platform that sets these variables; a value that is not text is one that means nothing.
+    pub(super) fn with(value: impl Fn(&str) -> Option<OsString>) -> Self {
+        let text = |value: OsString| Zeroizing::new(value.to_string_lossy().into_owned());
+        let set = |name: &&'static str| Some((*name, value(name).map(text)?));
+        let variables = PLATFORM_VARIABLES.iter().filter_map(set);
+        Self {
+            variables: variables.filter(|(_, value)| !value.is_empty()).collect(),
+            himds: false,
+        }
+    }
+
+    /// A variable's value, if it is set and not empty.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        let found = self.variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether Arc's agent is installed.
+    pub(super) fn has_himds(&self) -> bool {
+        self.himds
+    }
+}
+
+/// Names alone: some values are secrets.
+impl fmt::Debug for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.variables.iter().map(|(name, _)| name).collect();
+        f.debug_tuple("Platform").field(&names).finish()
+    }
 }
 
 impl Environment {
@@ -52,6 +123,7 @@ impl Environment {
             home: std::env::var_os("HOME"),
             working_directory: std::env::current_dir().unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            platform: Platform::of_process(),
         }
     }
 

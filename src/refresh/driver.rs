@@ -146,7 +146,7 @@ async fn run<S: TokenSource>(
     loop {
         writer.count_keys();
         for job in work.jobs.drain(..) {
-            let task = calls.spawn(source.fetch(&job.key));
+            let task = calls.spawn(source.fetch(job.ask));
             names.insert(task.id(), job.id);
         }
         let left = work

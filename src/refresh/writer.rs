@@ -12,15 +12,15 @@ use crate::clock::UnixMs;
 use crate::store::{Restored, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{AccessToken, Lifetime, TokenKey};
-use crate::upstream::{Class, FetchError};
+use crate::upstream::{Ask, Class, FetchError};
 
 /// An upstream call to be made.
 #[derive(Debug)]
 pub struct Job {
     /// Goes back with the answer, to [`Writer::landed`].
     pub id: KeyId,
-    /// What to ask for.
-    pub key: TokenKey,
+    /// What to ask.
+    pub ask: Ask,
 }
 
 /// What is to be done, and when to come back.
@@ -353,10 +353,13 @@ impl Writer {
                     if held.leader.is_none() {
                         held.leader = held.slot.lead();
                     }
-                    work.jobs.push(Job {
-                        id,
+                    let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
+                    let revoked = held.slot.entry().filter(|_| forced);
+                    let ask = Ask {
                         key: held.slot.key().clone(),
-                    });
+                        revoked: revoked.map(|entry| entry.hash()),
+                    };
+                    work.jobs.push(Job { id, ask });
                 }
                 Action::Retire(id) => {
                     // A slot that is gone has, or will have, a successor with records of its own.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::settings::Kind;
+
 /// Why there is no token. Never holds a token or a body, only the source's own error texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} (status {status:?})", class.as_str())]
@@ -10,7 +12,7 @@ pub struct FetchError {
     pub class: Class,
     /// The source's HTTP status, where it answered.
     pub status: Option<u16>,
-    /// How long the source asked us to wait, bounded by [`FetchError::MAX_RETRY_AFTER`].
+    /// How long the source asked us to wait, bounded by `MAX_RETRY_AFTER`.
     pub retry_after: Option<Duration>,
     /// The source's `error` and `error_description`, shortened, where it sent them.
     pub detail: Option<(Box<str>, Box<str>)>,
@@ -45,6 +47,14 @@ pub enum Class {
     WrongClient,
     /// A token that is already over, or ends absurdly late.
     BadExpiry,
+    /// The source cannot be asked for this identity: nothing was sent.
+    Unsupported,
+    /// Arc's challenge names no file that we may read.
+    BadChallenge,
+    /// The federated token file cannot be read.
+    NoAssertion,
+    /// The source's certificate is not the one that it should be.
+    Untrusted,
     /// The call was lost inside this process.
     Lost,
 }
@@ -60,7 +70,7 @@ pub enum Retry {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 14] = [
+    pub const ALL: [Class; 18] = [
         Self::Unreachable,
         Self::Timeout,
         Self::Throttled,
@@ -74,6 +84,10 @@ impl Class {
         Self::WrongResource,
         Self::WrongClient,
         Self::BadExpiry,
+        Self::Unsupported,
+        Self::BadChallenge,
+        Self::NoAssertion,
+        Self::Untrusted,
         Self::Lost,
     ];
 
@@ -94,6 +108,10 @@ impl Class {
             Self::WrongResource => "wrong_resource",
             Self::WrongClient => "wrong_client",
             Self::BadExpiry => "bad_expiry",
+            Self::Unsupported => "unsupported",
+            Self::BadChallenge => "bad_challenge",
+            Self::NoAssertion => "no_assertion",
+            Self::Untrusted => "untrusted",
             Self::Lost => "lost",
         }
     }
@@ -102,15 +120,19 @@ impl Class {
     #[must_use]
     pub fn retry(self) -> Retry {
         match self {
-            Self::Denied | Self::WrongResource | Self::WrongClient => Retry::Slowly,
+            Self::Denied | Self::WrongResource | Self::WrongClient | Self::Unsupported => {
+                Retry::Slowly
+            }
             _ => Retry::Soon,
         }
     }
 
     /// The class of a status other than 200.
     #[must_use]
-    pub fn of_status(status: u16) -> Self {
+    pub fn of_status(kind: Kind, status: u16) -> Self {
         match status {
+            // There the secret or its identity is unknown, for good (`protocols.md` §3.5).
+            404 if kind == Kind::ServiceFabric => Self::Denied,
             404 => Self::NotFound,
             408 => Self::Timeout,
             410 => Self::Updating,
@@ -123,9 +145,6 @@ impl Class {
 }
 
 impl FetchError {
-    /// Longer waits are not believed: a source that asks for more is asked again after this.
-    pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
-
     /// A failure without an answer.
     #[must_use]
     pub fn of(class: Class) -> Self {

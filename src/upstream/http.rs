@@ -1,74 +1,128 @@
-//! One small HTTP client: one GET on a fresh connection, with limits.
+//! One small HTTP client: one request on a fresh connection, with limits.
 //!
 //! A refresh happens a few times a day per key, so a kept-alive connection would save little and
-//! bring the race in which the other side closes it while we write.
+//! bring the race in which the other side closes it while we write. No redirect is followed, and no
+//! proxy is asked: neither is in here.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{self, HeaderMap};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::question::Question;
 use super::{Class, FetchError};
 
-/// The whole of one call, connecting included. IMDS answers within seconds when it answers.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// Connecting to a link-local address takes less than a millisecond or does not happen.
+/// Connecting to an address of this machine takes less than a millisecond or does not happen.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// Entra is elsewhere, and its name is looked up first.
+const CONNECT_BY_NAME_DEADLINE: Duration = Duration::from_secs(5);
 /// Token answers are 2 to 5 KB; a token with very many groups or roles stays below this.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+/// More than any source's head.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+const USER_AGENT: &str = concat!("foretoken/", env!("CARGO_PKG_VERSION"));
+
+/// The other end.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub at: At,
+    /// The value of `Host`.
+    pub authority: Box<str>,
+    /// For a source that is asked over TLS.
+    pub tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+}
+
+/// How to get there.
+#[derive(Clone)]
+pub(super) enum At {
+    /// An address.
+    Address(SocketAddr),
+    /// A name and a port, looked up for each call: its owner moves it.
+    Name(Box<str>, u16),
+}
 
 /// An answer whose body has arrived whole.
-pub struct Answer {
+pub(super) struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// The headers; only `Retry-After` is ever read.
+    /// The headers; only `Retry-After` and Arc's challenge are ever read.
     pub headers: HeaderMap,
     /// The body: it may hold a token, so it is wiped.
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// Sends `GET target` with `Metadata: true` to `endpoint` and reads the answer.
+/// Sends one request and reads the answer.
 ///
 /// # Errors
-/// `Unreachable`, `Timeout` or `TooLong`; whatever the status is, it is an answer.
-pub async fn get(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchError> {
-    let deadline = tokio::time::timeout(DEADLINE, exchange(endpoint, target));
-    deadline.await.map_err(|_| FetchError::of(Class::Timeout))?
-}
-
-/// As SDKs write it: the port is left out where it is HTTP's own.
-fn host(endpoint: SocketAddr) -> String {
-    match endpoint {
-        SocketAddr::V4(v4) if v4.port() == 80 => v4.ip().to_string(),
-        _ => endpoint.to_string(),
-    }
-}
-
-async fn exchange(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchError> {
-    let unreachable = || FetchError::of(Class::Unreachable);
-    let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(endpoint));
+/// `Unreachable`, `Timeout` (of connecting), `Untrusted` or `TooLong`; whatever the status is, it
+/// is an answer.
+pub(super) async fn call(place: &Place, question: &Question) -> Result<Answer, FetchError> {
+    let limit = match place.at {
+        At::Address(_) => CONNECT_DEADLINE,
+        At::Name(..) => CONNECT_BY_NAME_DEADLINE,
+    };
+    let connecting = tokio::time::timeout(limit, connect(&place.at));
     let stream = connecting
         .await
         .map_err(|_| FetchError::of(Class::Timeout))?
         .map_err(|_| unreachable())?;
-    let request = Request::get(target)
-        .header(header::HOST, host(endpoint))
-        .header("Metadata", "true")
-        .header(header::CONNECTION, "close")
-        .header(
-            header::USER_AGENT,
-            concat!("foretoken/", env!("CARGO_PKG_VERSION")),
-        )
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::of(Class::Malformed))?;
+    let request = request(place, question)?;
+    match &place.tls {
+        None => exchange(stream, request).await,
+        Some((name, config)) => {
+            let connector = TlsConnector::from(Arc::clone(config));
+            let stream = connector.connect(name.clone(), stream).await;
+            exchange(stream.map_err(|error| distrust(&error))?, request).await
+        }
+    }
+}
 
+async fn connect(at: &At) -> std::io::Result<TcpStream> {
+    match at {
+        At::Address(address) => TcpStream::connect(address).await,
+        At::Name(name, port) => TcpStream::connect((&**name, *port)).await,
+    }
+}
+
+fn request(place: &Place, question: &Question) -> Result<Request<Full<Bytes>>, FetchError> {
+    let mut request = Request::builder()
+        .method(&question.method)
+        .uri(&question.target)
+        .header(header::HOST, &*place.authority)
+        .header(header::CONNECTION, "close")
+        .header(header::USER_AGENT, USER_AGENT);
+    for (name, value) in &question.headers {
+        request = request.header(name, value);
+    }
+    let body = match &question.form {
+        None => Bytes::new(),
+        Some(form) => {
+            let kind = "application/x-www-form-urlencoded";
+            request = request.header(header::CONTENT_TYPE, kind);
+            Bytes::copy_from_slice(form.as_bytes())
+        }
+    };
+    let request = request.body(Full::new(body));
+    request.map_err(|_| FetchError::of(Class::Malformed))
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| unreachable())?;
@@ -109,4 +163,17 @@ async fn exchange(endpoint: SocketAddr, target: &str) -> Result<Answer, FetchErr
         // The connection may end first: the answer is then whatever the call makes of it.
         _ = &mut connection => call.await,
     }
+}
+
+fn unreachable() -> FetchError {
+    FetchError::of(Class::Unreachable)
+}
+
+/// A certificate that is not trusted is told apart from a connection that broke.
+fn distrust(error: &std::io::Error) -> FetchError {
+    let inner = error.get_ref().and_then(|it| it.downcast_ref());
+    FetchError::of(match inner {
+        Some(rustls::Error::InvalidCertificate(_)) => Class::Untrusted,
+        _ => Class::Unreachable,
+    })
 }

@@ -194,7 +194,7 @@ impl World {
     fn take(&mut self, work: Work) {
         self.wake_at = work.wake_at;
         for job in work.jobs {
-            let answer = self.upstream.call(self.now, &job.key);
+            let answer = self.upstream.call(self.now, &job.ask.key);
             self.in_flight += 1;
             self.most_in_flight = self.most_in_flight.max(self.in_flight);
             let at = self.now.plus(self.upstream.latency_ms);
