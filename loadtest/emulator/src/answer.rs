@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::faults::{FaultKind, html_page};
-use crate::http::{Reply, Request};
+use crate::http::Request;
 use crate::refusals::{Refusal, status_reply};
-use crate::rules::{self, Route, TokenRequest};
+use crate::reply::Reply;
+use crate::route::Route;
+use crate::rules::TokenRequest;
 use crate::time;
 use crate::token_reply::{Grant, token_reply};
 use crate::world::{InProgress, World};
-use crate::{entra, metadata};
+use crate::{discovery, metadata};
 
 /// What to do with the connection.
 pub(crate) struct Answer {
@@ -39,7 +41,7 @@ pub(crate) enum Delivery {
 pub(crate) async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     world.tally().numbers.total += 1;
     let mut in_progress = None;
-    let verdict = match Route::of(&request.path) {
+    let verdict = match Route::of(&world.kind, &request.path) {
         Route::Token => judge_token_request(world, request, &mut in_progress),
         other => Err(answer_document(world, request, other)),
     };
@@ -62,11 +64,13 @@ fn answer_document(world: &World, request: &Request, route: Route<'_>) -> Reply 
     let document = match route {
         Route::Instance(path) => metadata::instance(request, path),
         Route::Versions => metadata::versions(request),
-        Route::OpenIdConfiguration => entra::open_id_configuration(world, request),
-        Route::Keys => entra::keys(world, request),
-        Route::Token | Route::Control(_) | Route::Unknown => Err(Refusal::NoSuchPath),
+        Route::OpenIdConfiguration => discovery::open_id_configuration(world, request),
+        Route::Keys => discovery::keys(world, request),
+        Route::Token | Route::Control(_) | Route::Unknown => {
+            Err(Refusal::NoSuchPath(request.target()))
+        }
     };
-    document.unwrap_or_else(|refusal| refusal.reply())
+    document.unwrap_or_else(|refusal| refusal.reply(&world.kind))
 }
 
 /// Rules, then limits, then identity: the grant, or the reply of the first that objects.
@@ -75,13 +79,17 @@ fn judge_token_request(
     request: &Request,
     in_progress: &mut Option<InProgress>,
 ) -> Result<Grant, Reply> {
+    world.journal().note(&request.raw);
+    let asked = world.kind.rules().token_request(request);
     let TokenRequest {
         resource,
         selector,
+        asked_by,
         bypass_cache,
-    } = rules::token_request(request).map_err(|refusal| {
+        refused_token,
+    } = asked.map_err(|refusal| {
         world.tally().numbers.refused += 1;
-        refusal.reply()
+        refusal.reply(&world.kind)
     })?;
 
     let tuning = world.tuning();
@@ -97,17 +105,19 @@ fn judge_token_request(
     });
     if !admitted {
         world.tally().numbers.throttled += 1;
-        return Err(Refusal::Throttled.reply());
+        return Err(Refusal::Throttled.reply(&world.kind));
     }
 
     let identity = world.identities.find(&selector).map_err(|refusal| {
         world.tally().numbers.no_identity += 1;
-        refusal.reply()
+        refusal.reply(&world.kind)
     })?;
     Ok(Grant {
         identity,
         resource,
+        asked_by,
         bypass_cache,
+        refused_token,
         latency,
     })
 }
@@ -127,7 +137,7 @@ async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind
         }
         Some(FaultKind::Drip { .. } | FaultKind::Truncate { .. }) | None => {}
     }
-    let reply = token_reply(world, &grant);
+    let reply = token_reply(world, &grant, None);
     spoil(world, reply, fault)
 }
 
@@ -141,16 +151,15 @@ fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
             status,
             retry_after_s,
         }) => {
-            let reply = status_reply(*status);
+            let reply = status_reply(&world.kind, *status);
             Delivery::Whole(match retry_after_s {
-                Some(seconds) => reply.with("Retry-After", seconds.to_string()),
+                Some(seconds) => reply.with("Retry-After", seconds),
                 None => reply,
             })
         }
         Some(FaultKind::Html) => {
-            let mut page = Reply::text(200, html_page(world.address));
-            page.content_type = "text/html; charset=utf-8";
-            Delivery::Whole(page)
+            let page = html_page(world.address);
+            Delivery::Whole(Reply::new(200, "text/html; charset=utf-8", page))
         }
         Some(FaultKind::Hang) => Delivery::Hang,
         Some(FaultKind::Reset) => Delivery::Reset,

@@ -82,6 +82,31 @@ impl Emulator {
         self.world.tally().reset();
     }
 
+    /// The last request on the token path, refused ones included: head and body exactly as they
+    /// arrived, secrets not masked.
+    #[must_use]
+    pub fn last_request(&self) -> Option<Vec<u8>> {
+        self.world.journal().last()
+    }
+
+    /// The last 64 requests on the token path, oldest first, as [`Self::last_request`] shows them.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Vec<u8>> {
+        self.world.journal().all()
+    }
+
+    /// Forgets the requests seen so far.
+    pub fn forget_requests(&self) {
+        self.world.journal().clear();
+    }
+
+    /// The environment variables that the platform would set, so that a client finds this
+    /// emulator.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.world.kind.environment(self.world.address)
+    }
+
     /// Puts a fault in force, or takes it away.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.world.faults().set(fault);

@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 
 use crate::answer::{Delivery, answer};
 use crate::control;
-use crate::http::{ReadError, Reply, read_request};
-use crate::rules::Route;
+use crate::http::{ReadError, read_request};
+use crate::reply::Reply;
+use crate::route::Route;
 use crate::world::World;
 
 /// Most connections at once; the next ones wait in the backlog.
@@ -50,19 +51,22 @@ async fn serve_connection(
     world: &Arc<World>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let takes_chunked = world.kind.rules().forms;
+    let server = world.kind.server_header();
     let mut buffer = Vec::new();
     loop {
-        let request = match read_request(&mut stream, &mut buffer).await {
+        let request = match read_request(&mut stream, &mut buffer, takes_chunked).await {
             Ok(request) => request,
             Err(ReadError::Gone) => return Ok(()),
-            Err(ReadError::Refused(status)) => return refuse(&mut stream, status).await,
+            Err(ReadError::Refused(status)) => return refuse(&mut stream, server, status).await,
         };
-        if let Route::Control(action) = Route::of(&request.path) {
+        if let Route::Control(action) = Route::of(&world.kind, &request.path) {
             let reply = control::answer(world, &request, action, peer);
-            reply.send(&mut stream, request.keep_alive).await?;
+            reply.send(&mut stream, server, request.keep_alive).await?;
         } else {
             let answer = answer(world, &request).await;
-            let complete = deliver(&mut stream, answer.delivery, request.keep_alive).await?;
+            let complete =
+                deliver(&mut stream, answer.delivery, server, request.keep_alive).await?;
             drop(answer.in_progress);
             if !complete {
                 return Ok(());
@@ -75,18 +79,23 @@ async fn serve_connection(
 }
 
 /// Answers what is not a proper request, and closes.
-async fn refuse(stream: &mut TcpStream, status: u16) -> io::Result<()> {
+async fn refuse(stream: &mut TcpStream, server: &str, status: u16) -> io::Result<()> {
     Reply::text(status, "Bad Request")
-        .send(stream, false)
+        .send(stream, server, false)
         .await?;
     stream.shutdown().await
 }
 
 /// Sends an answer in its way; whether the connection can serve another request.
-async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -> io::Result<bool> {
+async fn deliver(
+    stream: &mut TcpStream,
+    delivery: Delivery,
+    server: &str,
+    keep_alive: bool,
+) -> io::Result<bool> {
     match delivery {
         Delivery::Whole(reply) => {
-            reply.send(stream, keep_alive).await?;
+            reply.send(stream, server, keep_alive).await?;
             Ok(true)
         }
         Delivery::Drip {
@@ -94,7 +103,9 @@ async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -
             chunk_bytes,
             pause,
         } => {
-            stream.write_all(reply.head(keep_alive).as_bytes()).await?;
+            stream
+                .write_all(reply.head(server, keep_alive).as_bytes())
+                .await?;
             for chunk in reply.body.as_bytes().chunks(chunk_bytes) {
                 stream.write_all(chunk).await?;
                 tokio::time::sleep(pause).await;
@@ -103,7 +114,7 @@ async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -
         }
         Delivery::Truncated { reply, send_bytes } => {
             let sent = send_bytes.min(reply.body.len().saturating_sub(1));
-            let mut bytes = reply.head(keep_alive).into_bytes();
+            let mut bytes = reply.head(server, keep_alive).into_bytes();
             bytes.extend_from_slice(&reply.body.as_bytes()[..sent]);
             stream.write_all(&bytes).await?;
             stream.shutdown().await?;

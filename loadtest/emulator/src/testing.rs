@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::{Emulator, Limits, Settings};
+use crate::{Emulator, Identities, Kind, Limits, Settings};
 
 pub(crate) const RESOURCE: &str = "https://management.azure.com";
 
@@ -36,6 +36,86 @@ pub(crate) fn ask(emulator: &Emulator, more: &str) -> Response {
 /// A GET with the `Metadata` header on a connection of its own.
 pub(crate) fn get(emulator: &Emulator, target: &str) -> Response {
     Connection::open(emulator).get(target).unwrap()
+}
+
+/// An emulator of one kind without limits, and the header lines that its callers send.
+pub(crate) struct Asker {
+    pub emulator: Emulator,
+    settings: Settings,
+    lines: String,
+}
+
+impl Asker {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self::with_settings(Settings {
+            kind,
+            limits: Limits::NONE,
+            ..Settings::default()
+        })
+    }
+
+    fn with_settings(settings: Settings) -> Self {
+        Self {
+            emulator: start(settings.clone()),
+            settings,
+            lines: String::new(),
+        }
+    }
+
+    /// Header lines, each ended by CRLF.
+    pub(crate) fn with_lines(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.lines);
+        self
+    }
+
+    pub(crate) fn with_kind(self, kind: Kind) -> Self {
+        let settings = Settings {
+            kind,
+            ..self.settings
+        };
+        Self::with_settings(settings).with_lines(&self.lines)
+    }
+
+    pub(crate) fn with_identities(self, identities: Identities) -> Self {
+        let settings = Settings {
+            identities,
+            ..self.settings
+        };
+        Self::with_settings(settings).with_lines(&self.lines)
+    }
+
+    pub(crate) fn lines(&self) -> &str {
+        &self.lines
+    }
+
+    pub(crate) fn get(&self, target: &str) -> Response {
+        self.send("GET", target, &self.lines, "")
+    }
+
+    pub(crate) fn post(&self, target: &str, body: &str) -> Response {
+        self.send("POST", target, &self.lines, body)
+    }
+
+    pub(crate) fn send(&self, method: &str, target: &str, lines: &str, body: &str) -> Response {
+        Connection::open(&self.emulator)
+            .request(method, target, lines, body)
+            .unwrap()
+    }
+
+    /// Sends exactly this.
+    pub(crate) fn raw(&self, request: &str) -> Response {
+        let mut connection = Connection::open(&self.emulator);
+        connection.send(request).unwrap();
+        connection.read().unwrap()
+    }
+}
+
+/// The names of the members of a JSON object, in the order in which they are written.
+pub(crate) fn names(object: &str) -> Vec<String> {
+    let members: serde_json::Map<String, Value> = serde_json::from_str(object).unwrap();
+    let mut names: Vec<String> = members.keys().cloned().collect();
+    names.sort_by_key(|name| object.find(&format!("\"{name}\":")));
+    names
 }
 
 pub(crate) struct Connection {

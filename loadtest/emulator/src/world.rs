@@ -8,21 +8,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::claims::Issuance;
 use crate::faults::Faults;
 use crate::issuer::Issuer;
+use crate::journal::Journal;
 use crate::key::{KeyError, SigningKey};
 use crate::settings::{Settings, Tuning};
 use crate::tally::Tally;
 use crate::throttle::Throttle;
-use crate::{Identities, PUBLISHED_TEST_KEY_PEM};
+use crate::{Identities, Kind, PUBLISHED_TEST_KEY_PEM};
 
 pub(crate) struct World {
     /// Where the emulator listens.
     pub address: SocketAddr,
+    pub kind: Kind,
     pub identities: Identities,
     pub issuance: Issuance,
     pub key: SigningKey,
     tuning: Mutex<Tuning>,
     faults: Mutex<Faults>,
     tally: Mutex<Tally>,
+    journal: Mutex<Journal>,
     throttle: Mutex<Throttle>,
     issuer: Mutex<Issuer>,
 }
@@ -41,6 +44,7 @@ impl World {
             .unwrap_or_else(|| format!("https://sts.windows.net/{}/", settings.tenant_id));
         Ok(Self {
             address,
+            kind: settings.kind,
             identities: settings.identities,
             issuance: Issuance {
                 tenant_id: settings.tenant_id,
@@ -51,6 +55,7 @@ impl World {
             tuning: Mutex::new(tuning),
             faults: Mutex::default(),
             tally: Mutex::default(),
+            journal: Mutex::default(),
             throttle: Mutex::default(),
             issuer: Mutex::default(),
         })
@@ -74,6 +79,10 @@ impl World {
 
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         lock(&self.tally)
+    }
+
+    pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.journal)
     }
 
     pub(crate) fn throttle(&self) -> MutexGuard<'_, Throttle> {

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use crate::http::{Reply, Request};
+use crate::http::Request;
 use crate::refusals::Refusal;
+use crate::reply::Reply;
 use crate::world::World;
 
 pub(crate) fn open_id_configuration(world: &World, request: &Request) -> Result<Reply, Refusal> {
@@ -41,6 +42,6 @@ fn get_only(request: &Request) -> Result<(), Refusal> {
     if request.method == "GET" {
         Ok(())
     } else {
-        Err(Refusal::MethodNotAllowed)
+        Err(Refusal::MethodNotAllowed("GET".to_owned()))
     }
 }
