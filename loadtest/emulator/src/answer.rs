@@ -80,7 +80,7 @@ fn judge_token_request(
     in_progress: &mut Option<InProgress>,
 ) -> Result<Grant, Reply> {
     world.journal().note(&request.raw);
-    let asked = world.kind.rules().token_request(request);
+    let asked = world.kind.token_request(world, request);
     let TokenRequest {
         resource,
         selector,
@@ -88,7 +88,11 @@ fn judge_token_request(
         bypass_cache,
         refused_token,
     } = asked.map_err(|refusal| {
-        world.tally().numbers.refused += 1;
+        let challenged = matches!(refusal, Refusal::Challenge(_));
+        let proven_wrong = request.header("authorization").next().is_some();
+        let numbers = &mut world.tally().numbers;
+        numbers.challenged += u64::from(challenged);
+        numbers.refused += u64::from(!challenged || proven_wrong);
         refusal.reply(&world.kind)
     })?;
 

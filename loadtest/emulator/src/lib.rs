@@ -61,6 +61,7 @@ mod tally;
 mod testing;
 mod throttle;
 mod time;
+mod tls;
 mod token_reply;
 mod world;
 
@@ -70,6 +71,8 @@ pub use faults::{Fault, FaultKind};
 pub use identities::{Identities, Identity};
 pub use identity_file::IdentityError;
 pub use key::PUBLISHED_TEST_KEY_PEM;
-pub use kind::{AppService, AppService2017, AzureMl, DEFAULT_SECRET, Kind};
+pub use kind::{
+    AppService, AppService2017, ArcAgent, AzureMl, DEFAULT_SECRET, Entra, Kind, ServiceFabric,
+};
 pub use settings::{Limits, Settings, Tuning};
 pub use tally::{CallCount, Counts};

@@ -19,6 +19,10 @@ struct Options {
     #[command(flatten)]
     kind: KindFlags,
 
+    /// service-fabric, entra: where to write the certificate that callers may trust (PEM)
+    #[arg(long, value_name = "FILE")]
+    trust_file: Option<PathBuf>,
+
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:16924", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -69,11 +73,15 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
-    let emulator = Emulator::start(settings(Options::parse())?).context("cannot start")?;
-    println!(
-        "foretoken-emulator listening on http://{}",
-        emulator.address()
-    );
+    let options = Options::parse();
+    let trust_file = options.trust_file.clone();
+    let emulator = Emulator::start(settings(options)?).context("cannot start")?;
+    if let Some(file) = trust_file {
+        let trusted = emulator.ca_pem().or(emulator.certificate_pem());
+        let trusted = trusted.context("--trust-file needs a kind that speaks TLS")?;
+        fs::write(&file, trusted).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("foretoken-emulator listening on {}", emulator.base_url());
     for (name, value) in emulator.environment() {
         println!("{name}={value}");
     }

@@ -12,6 +12,7 @@ use crate::fields::Fields;
 use crate::identities::guid;
 use crate::kind::Kind;
 use crate::reply::Reply;
+use crate::time::{self, calendar};
 
 /// The api-versions IMDS lists when a request names none.
 const NEWEST_VERSIONS: [&str; 3] = ["2021-12-13", "2021-11-15", "2021-11-01"];
@@ -38,6 +39,12 @@ pub(crate) enum Refusal {
     Throttled,
     /// With the path and query that were asked for.
     NoSuchPath(String),
+    /// Arc: with the path of the file to read.
+    Challenge(String),
+    /// Arc: the file could not be written.
+    NoKeyFile,
+    /// What only one kind has to say.
+    Own(Words),
 }
 
 /// The status, code and message of a refusal, before they are put into a shape.
@@ -77,6 +84,11 @@ pub(crate) enum ErrorShape {
     ExceptionAs200,
     /// `{"error":{"code","message"}}`
     Nested,
+    /// `{"error":{"correlationId","code","message"}}`
+    NestedWithId,
+    /// `{"error","error_description","error_codes","timestamp","trace_id","correlation_id",
+    /// "error_uri"}`; the message starts with an `AADSTS` number.
+    Entra,
 }
 
 impl ErrorShape {
@@ -107,14 +119,55 @@ impl ErrorShape {
                 .with("StatusCode", *status)
                 .with("Message", Value::Null)
                 .with("CorrelationId", correlation_id),
-            Self::Nested => fields.with("error", json!({"code": code, "message": message})),
+            Self::Nested => fields.with("code", *code).with("message", message),
+            Self::NestedWithId => fields
+                .with("correlationId", correlation_id)
+                .with("code", *code)
+                .with("message", message),
+            Self::Entra => entra_fields(code, message, &correlation_id),
+        };
+        let body = match self {
+            Self::Nested | Self::NestedWithId => format!(r#"{{"error":{}}}"#, fields.to_json()),
+            _ => fields.to_json(),
         };
         let status = match self {
             Self::ExceptionAs200 => 200,
             _ => *status,
         };
-        Reply::json(status, fields.to_json())
+        Reply::json(status, body)
     }
+}
+
+/// As Entra spells it: the number at the start of the message, once more by itself. A message
+/// without one gets that of a transient error.
+fn entra_fields(code: &str, message: &str, correlation_id: &str) -> Fields {
+    let number = message
+        .strip_prefix("AADSTS")
+        .and_then(|rest| rest.split_once(':')?.0.parse::<u32>().ok());
+    let (number, message) = match number {
+        Some(number) => (number, message.to_owned()),
+        None => (90_033, format!("AADSTS90033: {message}.")),
+    };
+    let it = calendar(time::unix_ms() / 1000);
+    let timestamp = format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
+        it.year, it.month, it.day, it.hour, it.minute, it.second
+    );
+    let trace_id = guid(random_bytes());
+    let description = format!(
+        "{message} Trace ID: {trace_id} Correlation ID: {correlation_id} Timestamp: {timestamp}"
+    );
+    Fields::default()
+        .with("error", code)
+        .with("error_description", description)
+        .with("error_codes", json!([number]))
+        .with("timestamp", timestamp)
+        .with("trace_id", trace_id)
+        .with("correlation_id", correlation_id)
+        .with(
+            "error_uri",
+            format!("https://login.microsoftonline.com/error?code={number}"),
+        )
 }
 
 impl Refusal {
@@ -132,6 +185,9 @@ impl Refusal {
                 let reply = kind.rules().errors.reply(&words);
                 match self {
                     Self::MethodNotAllowed(methods) => reply.with("Allow", methods),
+                    Self::Challenge(path) => {
+                        reply.with("WWW-Authenticate", format!("Basic realm={path}"))
+                    }
                     _ => reply,
                 }
             }
@@ -191,6 +247,14 @@ impl Refusal {
             ),
             Self::Throttled => words_of_status(429),
             Self::NoSuchPath(_) => Words::new(404, "not_found", "Not found"),
+            // Our words; a library fails on a challenge without a JSON body.
+            Self::Challenge(_) => Words::new(
+                401,
+                "unauthorized",
+                "Present the content of the key file named in the challenge",
+            ),
+            Self::NoKeyFile => Words::new(500, "unknown", "The key file cannot be written"),
+            Self::Own(words) => words.clone(),
         }
     }
 }
@@ -207,6 +271,8 @@ pub(crate) fn status_reply(kind: &Kind, status: u16) -> Reply {
              169.254.169.254:80: connectex: A socket operation was attempted to an unreachable \
              network.",
         ),
+        (Kind::ServiceFabric(_), 404) => Refusal::IdentityNotFound.reply(kind),
+        (Kind::ServiceFabric(_), 400) => Refusal::ResourceMissing.reply(kind),
         (_, 400) => Refusal::IdentityNotFound.reply(kind),
         _ => kind.rules().errors.reply(&words_of_status(status)),
     }

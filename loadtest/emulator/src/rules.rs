@@ -39,6 +39,8 @@ pub(crate) enum TokenPath<'a> {
     FirstSegmentInAnyCase(&'a str),
     /// As it is, or with one slash more: clients append `/?resource=…` to a variable.
     OrWithSlash(&'a str),
+    /// After one segment that names a tenant, known or not.
+    OfAnyTenant(&'a str),
 }
 
 /// How the value of the `Metadata` header may be spelled.
@@ -87,7 +89,10 @@ pub(crate) struct TokenRequest {
 impl TokenPath<'_> {
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::Exactly(own) | Self::FirstSegmentInAnyCase(own) | Self::OrWithSlash(own) => own,
+            Self::Exactly(own)
+            | Self::FirstSegmentInAnyCase(own)
+            | Self::OrWithSlash(own)
+            | Self::OfAnyTenant(own) => own,
         }
     }
 
@@ -97,6 +102,10 @@ impl TokenPath<'_> {
             Self::OrWithSlash(own) => path
                 .strip_prefix(own)
                 .is_some_and(|rest| rest.is_empty() || rest == "/"),
+            Self::OfAnyTenant(own) => path
+                .strip_suffix(own)
+                .and_then(|before| before.strip_prefix('/'))
+                .is_some_and(|tenant| !tenant.is_empty() && !tenant.contains('/')),
             Self::FirstSegmentInAnyCase(own) => match (split_first(path), split_first(own)) {
                 (Some((first, rest)), Some((own_first, own_rest))) => {
                     first.eq_ignore_ascii_case(own_first) && rest == own_rest
@@ -193,21 +202,25 @@ impl Rules<'_> {
 
     /// The query, and after it the form if there is one.
     pub(crate) fn parameters(&self, request: &Request) -> Result<Query, Refusal> {
-        let mut text = request.query.clone();
-        if self.forms && request.method == "POST" && !request.body.is_empty() {
-            let is_form = request.header("content-type").next().is_some_and(|value| {
-                let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
-                essence
-                    .trim_ascii()
-                    .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
-            });
-            if !is_form {
-                return Err(Refusal::NotAForm);
-            }
-            text.push('&');
-            text.push_str(str::from_utf8(&request.body).map_err(|_| Refusal::BadQuery)?);
-        }
+        let text = format!("{}&{}", request.query, self.form(request)?);
         Query::parse(&text).ok_or(Refusal::BadQuery)
+    }
+
+    /// The body of a POST if it is a form, still encoded; nothing where forms are not taken.
+    pub(crate) fn form<'r>(&self, request: &'r Request) -> Result<&'r str, Refusal> {
+        if !self.forms || request.method != "POST" || request.body.is_empty() {
+            return Ok("");
+        }
+        let is_form = request.header("content-type").next().is_some_and(|value| {
+            let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+            essence
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        });
+        if !is_form {
+            return Err(Refusal::NotAForm);
+        }
+        str::from_utf8(&request.body).map_err(|_| Refusal::BadQuery)
     }
 
     pub(crate) fn check_api_version(&self, parameters: &Query) -> Result<(), Refusal> {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 use crate::answer::{Delivery, answer};
 use crate::control;
@@ -24,6 +26,11 @@ use crate::world::World;
 const CONNECTION_LIMIT: usize = 4096;
 /// Pause after a failed accept (no file descriptors left), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a caller may take over its TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts for ever. The connections end when the runtime is dropped.
 pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
@@ -39,18 +46,59 @@ pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
         let world = Arc::clone(&world);
         tokio::spawn(async move {
             // An error here is a caller that went away: nothing to tell anyone.
-            let _ = serve_connection(stream, peer.ip(), &world).await;
+            let _ = greet(stream, peer.ip(), &world).await;
             drop(place);
         });
     }
 }
 
+/// A stream of bytes over a TCP socket that faults can get at.
+trait Wire: AsyncRead + AsyncWrite + Unpin {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// What may be asked for on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Everything,
+    /// Plain HTTP where TLS is spoken: enough to steer, and no tokens.
+    ControlOnly,
+}
+
+/// Finds out whether a caller speaks TLS, where that is to be spoken.
+async fn greet(stream: TcpStream, peer: IpAddr, world: &Arc<World>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(tls) = &world.tls else {
+        return serve_connection(stream, peer, world, Reach::Everything).await;
+    };
+    let mut first = [0];
+    timeout(HANDSHAKE_LIMIT, stream.peek(&mut first)).await??;
+    if first == [TLS_HANDSHAKE] {
+        let stream = timeout(HANDSHAKE_LIMIT, tls.acceptor.accept(stream)).await??;
+        serve_connection(stream, peer, world, Reach::Everything).await
+    } else {
+        serve_connection(stream, peer, world, Reach::ControlOnly).await
+    }
+}
+
 async fn serve_connection(
-    mut stream: TcpStream,
+    mut stream: impl Wire,
     peer: IpAddr,
     world: &Arc<World>,
+    reach: Reach,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     let takes_chunked = world.kind.rules().forms;
     let server = world.kind.server_header();
     let mut buffer = Vec::new();
@@ -63,6 +111,8 @@ async fn serve_connection(
         if let Route::Control(action) = Route::of(&world.kind, &request.path) {
             let reply = control::answer(world, &request, action, peer);
             reply.send(&mut stream, server, request.keep_alive).await?;
+        } else if reach == Reach::ControlOnly {
+            return refuse(&mut stream, server, 400).await;
         } else {
             let answer = answer(world, &request).await;
             let complete =
@@ -79,7 +129,7 @@ async fn serve_connection(
 }
 
 /// Answers what is not a proper request, and closes.
-async fn refuse(stream: &mut TcpStream, server: &str, status: u16) -> io::Result<()> {
+async fn refuse(stream: &mut impl Wire, server: &str, status: u16) -> io::Result<()> {
     Reply::text(status, "Bad Request")
         .send(stream, server, false)
         .await?;
@@ -88,7 +138,7 @@ async fn refuse(stream: &mut TcpStream, server: &str, status: u16) -> io::Result
 
 /// Sends an answer in its way; whether the connection can serve another request.
 async fn deliver(
-    stream: &mut TcpStream,
+    stream: &mut impl Wire,
     delivery: Delivery,
     server: &str,
     keep_alive: bool,
@@ -127,7 +177,7 @@ async fn deliver(
         }
         Delivery::Reset => {
             // Closing with no time to linger makes the kernel send RST instead of FIN.
-            SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+            SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO))?;
             Ok(false)
         }
     }

@@ -1,12 +1,18 @@
 //! A small blocking HTTP client for this crate's tests: it shows exactly what went over the wire.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
+pub(crate) use crate::token_reply::sha256_hex;
 use crate::{Emulator, Identities, Kind, Limits, Settings};
 
 pub(crate) const RESOURCE: &str = "https://management.azure.com";
@@ -119,13 +125,40 @@ pub(crate) fn names(object: &str) -> Vec<String> {
 }
 
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
 }
 
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
 impl Connection {
+    /// Over TLS if the emulator speaks it, trusting what it says may be trusted.
     pub(crate) fn open(emulator: &Emulator) -> Self {
+        let trusted = emulator.ca_pem().or(emulator.certificate_pem());
+        let Some(trusted) = trusted else {
+            return Self::open_plain(emulator);
+        };
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let stream = TcpStream::connect(emulator.address()).unwrap();
         Self {
-            stream: TcpStream::connect(emulator.address()).unwrap(),
+            stream: Box::new(StreamOwned::new(tls, stream)),
+        }
+    }
+
+    pub(crate) fn open_plain(emulator: &Emulator) -> Self {
+        Self {
+            stream: Box::new(TcpStream::connect(emulator.address()).unwrap()),
         }
     }
 

@@ -102,7 +102,7 @@ fn token_for(world: &World, grant: &Grant) -> Issued {
 }
 
 /// The hash by which callers name a token they were refused with, in lower-case hex.
-fn sha256_hex(text: &str) -> String {
+pub(crate) fn sha256_hex(text: &str) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
     hash.as_ref()
         .iter()

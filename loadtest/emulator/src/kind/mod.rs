@@ -4,21 +4,30 @@
 
 mod app_service;
 mod app_service_2017;
+pub(crate) mod arc;
 mod azure_ml;
 mod cloud_shell;
+mod entra;
 pub(crate) mod imds;
+mod service_fabric;
 mod vm_extension;
 
-use std::net::SocketAddr;
+use std::io;
 
 pub use app_service::AppService;
 pub use app_service_2017::AppService2017;
+pub use arc::ArcAgent;
 pub use azure_ml::AzureMl;
+pub use entra::Entra;
+pub use service_fabric::ServiceFabric;
 
 use crate::fields::Fields;
+use crate::http::Request;
 use crate::refusals::{Refusal, Words};
-use crate::rules::Rules;
+use crate::rules::{Rules, TokenRequest};
+use crate::tls::Tls;
 use crate::token_reply::Success;
+use crate::world::World;
 
 /// The secret that callers present unless another is chosen; made up, and worth nothing.
 pub const DEFAULT_SECRET: &str = "E0A1C0DE0000400080000000E5EC4E70";
@@ -35,10 +44,16 @@ pub enum Kind {
     AppService2017(AppService2017),
     /// A compute instance of Azure Machine Learning; it speaks 2017-09-01 too.
     AzureMl(AzureMl),
+    /// The agent of an Azure Arc machine.
+    Arc(ArcAgent),
+    /// The token service of a Service Fabric cluster, over TLS.
+    ServiceFabric(ServiceFabric),
     /// The token service of Cloud Shell.
     CloudShell,
     /// The retired extension of virtual machines, once on port 50342.
     VmExtension,
+    /// Entra's own token endpoint, over TLS.
+    Entra(Entra),
 }
 
 impl Kind {
@@ -50,8 +65,11 @@ impl Kind {
             Self::AppService(_) => "app-service",
             Self::AppService2017(_) => "app-service-2017",
             Self::AzureMl(_) => "azure-ml",
+            Self::Arc(_) => "arc",
+            Self::ServiceFabric(_) => "service-fabric",
             Self::CloudShell => "cloud-shell",
             Self::VmExtension => "vm-extension",
+            Self::Entra(_) => "entra",
         }
     }
 
@@ -61,8 +79,29 @@ impl Kind {
             Self::AppService(options) => options.rules(),
             Self::AppService2017(options) => options.rules(),
             Self::AzureMl(options) => options.rules(),
+            Self::Arc(options) => options.rules(),
+            Self::ServiceFabric(options) => options.rules(),
             Self::CloudShell => cloud_shell::rules(),
             Self::VmExtension => vm_extension::rules(),
+            Self::Entra(_) => Entra::rules(),
+        }
+    }
+
+    /// Holds a request on the token path against the rules.
+    pub(crate) fn token_request(
+        &self,
+        world: &World,
+        request: &Request,
+    ) -> Result<TokenRequest, Refusal> {
+        match self {
+            Self::Entra(options) => options.token_request(world, request),
+            _ => {
+                let asked = self.rules().token_request(request)?;
+                if let Some(mut challenges) = world.challenges() {
+                    challenges.check(request)?;
+                }
+                Ok(asked)
+            }
         }
     }
 
@@ -73,30 +112,42 @@ impl Kind {
             Self::AppService(_) => app_service::success(success),
             Self::AppService2017(options) => options.success(success),
             Self::AzureMl(options) => options.success(success),
+            Self::Arc(_) => arc::success(success),
+            Self::ServiceFabric(options) => options.success(success),
             Self::CloudShell => cloud_shell::success(success),
             Self::VmExtension => vm_extension::success(success),
+            Self::Entra(options) => options.success(success),
         }
     }
 
     /// The kind's own words for a refusal, where it has other ones than IMDS.
     pub(crate) fn words(&self, refusal: &Refusal) -> Option<Words> {
         match self {
-            Self::Imds | Self::CloudShell => None,
+            Self::Imds | Self::Arc(_) | Self::CloudShell => None,
             Self::AppService(_) => app_service::words(refusal),
             Self::AppService2017(_) | Self::AzureMl(_) => app_service_2017::words(refusal),
+            Self::ServiceFabric(_) => service_fabric::words(refusal),
             Self::VmExtension => vm_extension::words(refusal),
+            Self::Entra(_) => entra::words(refusal),
         }
     }
 
-    /// The variables that the platform would set for its programs, for this kind at this address.
-    pub(crate) fn environment(&self, address: SocketAddr) -> Vec<(&'static str, String)> {
-        let endpoint = format!("http://{address}{}", self.rules().path.text());
+    /// The certificate it presents; `None` if it speaks plain HTTP.
+    pub(crate) fn tls(&self) -> io::Result<Option<Tls>> {
+        match self {
+            Self::ServiceFabric(_) => Tls::self_signed().map(Some),
+            Self::Entra(_) => Tls::issued().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The variables that the platform would set for its programs.
+    pub(crate) fn environment(&self, world: &World) -> Vec<(&'static str, String)> {
+        let host = world.base_url();
+        let endpoint = format!("{host}{}", self.rules().path.text());
         match self {
             // Nothing is set on a virtual machine; this is how clients are led elsewhere.
-            Self::Imds => vec![(
-                "AZURE_POD_IDENTITY_AUTHORITY_HOST",
-                format!("http://{address}"),
-            )],
+            Self::Imds => vec![("AZURE_POD_IDENTITY_AUTHORITY_HOST", host)],
             Self::AppService(AppService { secret, .. }) => vec![
                 ("IDENTITY_ENDPOINT", endpoint),
                 ("IDENTITY_HEADER", secret.clone()),
@@ -105,7 +156,21 @@ impl Kind {
             | Self::AzureMl(AzureMl { secret, .. }) => {
                 vec![("MSI_ENDPOINT", endpoint), ("MSI_SECRET", secret.clone())]
             }
+            Self::Arc(_) => vec![("IDENTITY_ENDPOINT", endpoint), ("IMDS_ENDPOINT", host)],
+            Self::ServiceFabric(ServiceFabric { secret, .. }) => vec![
+                ("IDENTITY_ENDPOINT", endpoint),
+                ("IDENTITY_HEADER", secret.clone()),
+                (
+                    "IDENTITY_SERVER_THUMBPRINT",
+                    world
+                        .tls
+                        .as_ref()
+                        .map_or_else(String::new, |tls| tls.thumbprint.clone()),
+                ),
+                ("IDENTITY_API_VERSION", "2019-07-01-preview".to_owned()),
+            ],
             Self::CloudShell | Self::VmExtension => vec![("MSI_ENDPOINT", endpoint)],
+            Self::Entra(options) => options.environment(world),
         }
     }
 
