@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::faults::{FaultKind, html_page};
+use crate::delivery::{Delivery, spoil};
+use crate::faults::FaultKind;
 use crate::http::Request;
-use crate::refusals::{Refusal, status_reply};
+use crate::refusals::Refusal;
 use crate::reply::Reply;
 use crate::route::Route;
 use crate::rules::TokenRequest;
@@ -19,22 +20,6 @@ pub(crate) struct Answer {
     pub delivery: Delivery,
     /// Held until the answer is sent.
     pub in_progress: Option<InProgress>,
-}
-
-/// How an answer goes out.
-pub(crate) enum Delivery {
-    Whole(Reply),
-    Drip {
-        reply: Reply,
-        chunk_bytes: usize,
-        pause: Duration,
-    },
-    Truncated {
-        reply: Reply,
-        send_bytes: usize,
-    },
-    Hang,
-    Reset,
 }
 
 /// Answers everything but the control path.
@@ -131,58 +116,20 @@ async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind
     tokio::time::sleep(grant.latency).await;
     // Faults that end without a token do not issue one either, so that the counts of issued
     // tokens are those that a caller can have seen.
+    if fault.is_some_and(FaultKind::replaces_the_answer) {
+        return spoil(world, Reply::json(200, ""), fault);
+    }
+    let mut changes = None;
     match fault {
-        Some(FaultKind::Status { .. } | FaultKind::Hang | FaultKind::Reset | FaultKind::Html) => {
-            return spoil(world, Reply::json(200, ""), fault);
-        }
         Some(FaultKind::OtherResource { resource }) => grant.resource.clone_from(resource),
         Some(FaultKind::OtherClient { client_id }) => {
             grant.identity.client_id.clone_from(client_id);
         }
-        Some(FaultKind::Drip { .. } | FaultKind::Truncate { .. }) | None => {}
+        Some(FaultKind::Edit { members }) => changes = Some(members),
+        _ => {}
     }
-    let reply = token_reply(world, &grant, None);
+    let reply = token_reply(world, &grant, changes);
     spoil(world, reply, fault)
-}
-
-/// What a fault makes of a reply. Those that change whose token it is have done so before.
-fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
-    match fault {
-        None | Some(FaultKind::OtherResource { .. } | FaultKind::OtherClient { .. }) => {
-            Delivery::Whole(reply)
-        }
-        Some(FaultKind::Status {
-            status,
-            retry_after_s,
-        }) => {
-            let reply = status_reply(&world.kind, *status);
-            Delivery::Whole(match retry_after_s {
-                Some(seconds) => reply.with("Retry-After", seconds),
-                None => reply,
-            })
-        }
-        Some(FaultKind::Html) => {
-            let page = html_page(world.address);
-            Delivery::Whole(Reply::new(200, "text/html; charset=utf-8", page))
-        }
-        Some(FaultKind::Hang) => Delivery::Hang,
-        Some(FaultKind::Reset) => Delivery::Reset,
-        Some(FaultKind::Drip {
-            chunk_bytes,
-            pause_ms,
-        }) => {
-            let pause = Duration::from_millis(*pause_ms);
-            Delivery::Drip {
-                reply,
-                chunk_bytes: (*chunk_bytes).max(1),
-                pause,
-            }
-        }
-        Some(FaultKind::Truncate { send_bytes }) => Delivery::Truncated {
-            reply,
-            send_bytes: *send_bytes,
-        },
-    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ mod answer;
 mod body;
 mod claims;
 mod control;
+mod delivery;
 mod discovery;
 mod emulator;
 mod expiry_form;

@@ -8,15 +8,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
-use crate::answer::{Delivery, answer};
+use crate::answer::answer;
 use crate::control;
+use crate::delivery::{After, Wire};
 use crate::http::{ReadError, read_request};
 use crate::reply::Reply;
 use crate::route::Route;
@@ -49,23 +48,6 @@ pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
             let _ = greet(stream, peer.ip(), &world).await;
             drop(place);
         });
-    }
-}
-
-/// A stream of bytes over a TCP socket that faults can get at.
-trait Wire: AsyncRead + AsyncWrite + Unpin {
-    fn socket(&self) -> &TcpStream;
-}
-
-impl Wire for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
-    }
-}
-
-impl Wire for TlsStream<TcpStream> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0
     }
 }
 
@@ -115,11 +97,18 @@ async fn serve_connection(
             return refuse(&mut stream, server, 400).await;
         } else {
             let answer = answer(world, &request).await;
-            let complete =
-                deliver(&mut stream, answer.delivery, server, request.keep_alive).await?;
+            let after = answer
+                .delivery
+                .send(&mut stream, server, request.keep_alive)
+                .await?;
             drop(answer.in_progress);
-            if !complete {
-                return Ok(());
+            match after {
+                After::GoOn => {}
+                After::Close => return Ok(()),
+                After::CloseIn(pause) => {
+                    tokio::time::sleep(pause).await;
+                    return stream.shutdown().await;
+                }
             }
         }
         if !request.keep_alive {
@@ -136,56 +125,10 @@ async fn refuse(stream: &mut impl Wire, server: &str, status: u16) -> io::Result
     stream.shutdown().await
 }
 
-/// Sends an answer in its way; whether the connection can serve another request.
-async fn deliver(
-    stream: &mut impl Wire,
-    delivery: Delivery,
-    server: &str,
-    keep_alive: bool,
-) -> io::Result<bool> {
-    match delivery {
-        Delivery::Whole(reply) => {
-            reply.send(stream, server, keep_alive).await?;
-            Ok(true)
-        }
-        Delivery::Drip {
-            reply,
-            chunk_bytes,
-            pause,
-        } => {
-            stream
-                .write_all(reply.head(server, keep_alive).as_bytes())
-                .await?;
-            for chunk in reply.body.as_bytes().chunks(chunk_bytes) {
-                stream.write_all(chunk).await?;
-                tokio::time::sleep(pause).await;
-            }
-            Ok(true)
-        }
-        Delivery::Truncated { reply, send_bytes } => {
-            let sent = send_bytes.min(reply.body.len().saturating_sub(1));
-            let mut bytes = reply.head(server, keep_alive).into_bytes();
-            bytes.extend_from_slice(&reply.body.as_bytes()[..sent]);
-            stream.write_all(&bytes).await?;
-            stream.shutdown().await?;
-            Ok(false)
-        }
-        Delivery::Hang => {
-            let mut ignored = [0; 1024];
-            while stream.read(&mut ignored).await? > 0 {}
-            Ok(false)
-        }
-        Delivery::Reset => {
-            // Closing with no time to linger makes the kernel send RST instead of FIN.
-            SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO))?;
-            Ok(false)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Connection, get, token_target, unlimited};
+    use crate::testing::{Asker, Connection, get, token_target, unlimited};
+    use crate::{Kind, ServiceFabric};
 
     #[test]
     fn one_connection_serves_many_requests_good_and_bad() {
@@ -222,6 +165,16 @@ mod tests {
                 text.starts_with("HTTP/1.1 404 ") && text.contains("\r\nConnection: close\r\n")
             );
         }
+    }
+
+    #[test]
+    fn plain_http_gets_no_token_where_tls_is_spoken() {
+        let asker = Asker::new(Kind::ServiceFabric(ServiceFabric::default()));
+        let mut connection = Connection::open_plain(&asker.emulator);
+        let reply = connection.get("/metadata/identity/oauth2/token").unwrap();
+        assert_eq!(reply.status, 400);
+        assert_eq!(connection.read_to_end().unwrap(), "");
+        assert_eq!(asker.emulator.last_request(), None);
     }
 
     #[test]
