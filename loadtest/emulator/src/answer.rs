@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::faults::{FaultKind, html_page};
-use crate::http::{Reply, Request};
-use crate::refusals::{Refusal, status_reply};
-use crate::rules::{self, Route, TokenRequest};
+use crate::delivery::{Delivery, spoil};
+use crate::faults::FaultKind;
+use crate::http::Request;
+use crate::refusals::Refusal;
+use crate::reply::Reply;
+use crate::route::Route;
+use crate::rules::TokenRequest;
 use crate::time;
 use crate::token_reply::{Grant, token_reply};
 use crate::world::{InProgress, World};
-use crate::{entra, metadata};
+use crate::{discovery, metadata};
 
 /// What to do with the connection.
 pub(crate) struct Answer {
@@ -19,27 +22,11 @@ pub(crate) struct Answer {
     pub in_progress: Option<InProgress>,
 }
 
-/// How an answer goes out.
-pub(crate) enum Delivery {
-    Whole(Reply),
-    Drip {
-        reply: Reply,
-        chunk_bytes: usize,
-        pause: Duration,
-    },
-    Truncated {
-        reply: Reply,
-        send_bytes: usize,
-    },
-    Hang,
-    Reset,
-}
-
 /// Answers everything but the control path.
 pub(crate) async fn answer(world: &Arc<World>, request: &Request) -> Answer {
     world.tally().numbers.total += 1;
     let mut in_progress = None;
-    let verdict = match Route::of(&request.path) {
+    let verdict = match Route::of(&world.kind, &request.path) {
         Route::Token => judge_token_request(world, request, &mut in_progress),
         other => Err(answer_document(world, request, other)),
     };
@@ -62,11 +49,13 @@ fn answer_document(world: &World, request: &Request, route: Route<'_>) -> Reply 
     let document = match route {
         Route::Instance(path) => metadata::instance(request, path),
         Route::Versions => metadata::versions(request),
-        Route::OpenIdConfiguration => entra::open_id_configuration(world, request),
-        Route::Keys => entra::keys(world, request),
-        Route::Token | Route::Control(_) | Route::Unknown => Err(Refusal::NoSuchPath),
+        Route::OpenIdConfiguration => discovery::open_id_configuration(world, request),
+        Route::Keys => discovery::keys(world, request),
+        Route::Token | Route::Control(_) | Route::Unknown => {
+            Err(Refusal::NoSuchPath(request.target()))
+        }
     };
-    document.unwrap_or_else(|refusal| refusal.reply())
+    document.unwrap_or_else(|refusal| refusal.reply(&world.kind))
 }
 
 /// Rules, then limits, then identity: the grant, or the reply of the first that objects.
@@ -75,13 +64,21 @@ fn judge_token_request(
     request: &Request,
     in_progress: &mut Option<InProgress>,
 ) -> Result<Grant, Reply> {
+    world.journal().note(&request.raw);
+    let asked = world.kind.token_request(world, request);
     let TokenRequest {
         resource,
         selector,
+        asked_by,
         bypass_cache,
-    } = rules::token_request(request).map_err(|refusal| {
-        world.tally().numbers.refused += 1;
-        refusal.reply()
+        refused_token,
+    } = asked.map_err(|refusal| {
+        let challenged = matches!(refusal, Refusal::Challenge(_));
+        let proven_wrong = request.header("authorization").next().is_some();
+        let numbers = &mut world.tally().numbers;
+        numbers.challenged += u64::from(challenged);
+        numbers.refused += u64::from(!challenged || proven_wrong);
+        refusal.reply(&world.kind)
     })?;
 
     let tuning = world.tuning();
@@ -97,17 +94,19 @@ fn judge_token_request(
     });
     if !admitted {
         world.tally().numbers.throttled += 1;
-        return Err(Refusal::Throttled.reply());
+        return Err(Refusal::Throttled.reply(&world.kind));
     }
 
     let identity = world.identities.find(&selector).map_err(|refusal| {
         world.tally().numbers.no_identity += 1;
-        refusal.reply()
+        refusal.reply(&world.kind)
     })?;
     Ok(Grant {
         identity,
         resource,
+        asked_by,
         bypass_cache,
+        refused_token,
         latency,
     })
 }
@@ -117,59 +116,20 @@ async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind
     tokio::time::sleep(grant.latency).await;
     // Faults that end without a token do not issue one either, so that the counts of issued
     // tokens are those that a caller can have seen.
+    if fault.is_some_and(FaultKind::replaces_the_answer) {
+        return spoil(world, Reply::json(200, ""), fault);
+    }
+    let mut changes = None;
     match fault {
-        Some(FaultKind::Status { .. } | FaultKind::Hang | FaultKind::Reset | FaultKind::Html) => {
-            return spoil(world, Reply::json(200, ""), fault);
-        }
         Some(FaultKind::OtherResource { resource }) => grant.resource.clone_from(resource),
         Some(FaultKind::OtherClient { client_id }) => {
             grant.identity.client_id.clone_from(client_id);
         }
-        Some(FaultKind::Drip { .. } | FaultKind::Truncate { .. }) | None => {}
+        Some(FaultKind::Edit { members }) => changes = Some(members),
+        _ => {}
     }
-    let reply = token_reply(world, &grant);
+    let reply = token_reply(world, &grant, changes);
     spoil(world, reply, fault)
-}
-
-/// What a fault makes of a reply. Those that change whose token it is have done so before.
-fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
-    match fault {
-        None | Some(FaultKind::OtherResource { .. } | FaultKind::OtherClient { .. }) => {
-            Delivery::Whole(reply)
-        }
-        Some(FaultKind::Status {
-            status,
-            retry_after_s,
-        }) => {
-            let reply = status_reply(*status);
-            Delivery::Whole(match retry_after_s {
-                Some(seconds) => reply.with("Retry-After", seconds.to_string()),
-                None => reply,
-            })
-        }
-        Some(FaultKind::Html) => {
-            let mut page = Reply::text(200, html_page(world.address));
-            page.content_type = "text/html; charset=utf-8";
-            Delivery::Whole(page)
-        }
-        Some(FaultKind::Hang) => Delivery::Hang,
-        Some(FaultKind::Reset) => Delivery::Reset,
-        Some(FaultKind::Drip {
-            chunk_bytes,
-            pause_ms,
-        }) => {
-            let pause = Duration::from_millis(*pause_ms);
-            Delivery::Drip {
-                reply,
-                chunk_bytes: (*chunk_bytes).max(1),
-                pause,
-            }
-        }
-        Some(FaultKind::Truncate { send_bytes }) => Delivery::Truncated {
-            reply,
-            send_bytes: *send_bytes,
-        },
-    }
 }
 
 #[cfg(test)]

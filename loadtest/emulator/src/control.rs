@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::faults::Fault;
-use crate::http::{Reply, Request};
+use crate::http::Request;
+use crate::reply::Reply;
 use crate::settings::Tuning;
 use crate::world::World;
 
@@ -193,7 +194,7 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut client, text)
             .await
             .unwrap();
-        let request = crate::http::read_request(&mut stream, &mut Vec::new())
+        let request = crate::http::read_request(&mut stream, &mut Vec::new(), false)
             .await
             .unwrap();
 

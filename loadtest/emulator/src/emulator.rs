@@ -1,5 +1,6 @@
 //! The handle: starts an emulator on a thread of its own, steers it, and stops it.
 
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use crate::faults::Fault;
 use crate::server::serve;
 use crate::settings::{Limits, Settings, Tuning};
 use crate::tally::Counts;
+use crate::time;
 use crate::world::World;
+use crate::{Entra, Kind};
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -29,14 +32,19 @@ impl Emulator {
     /// Starts an emulator. It is listening when this returns.
     ///
     /// # Errors
-    /// If it cannot listen on the address, if `key_pem` is not a usable key (`InvalidInput`), or
-    /// if the thread cannot be started.
+    /// If it cannot listen on the address, if `key_pem` is not a usable key (`InvalidInput`), if
+    /// a file or folder of the kind cannot be written, or if the thread cannot be started.
     pub fn start(settings: Settings) -> io::Result<Self> {
         let listener = listen(settings.listen)?;
         let address = listener.local_addr()?;
-        let world = World::new(settings, address)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let world = Arc::new(world);
+        let world = Arc::new(World::new(settings, address)?);
+        if let Kind::Entra(Entra {
+            federated_token_file: Some(file),
+            ..
+        }) = &world.kind
+        {
+            fs::write(file, federated_token(&world, Entra::FILE_TOKEN_LIFETIME_S))?;
+        }
 
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -71,6 +79,12 @@ impl Emulator {
         self.world.address
     }
 
+    /// The same as a URL: `http://127.0.0.1:50000`, or `https` for kinds that speak TLS.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        self.world.base_url()
+    }
+
     /// The counts since the start or the last reset.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -80,6 +94,31 @@ impl Emulator {
     /// Counts from zero again; calls in progress stay in progress.
     pub fn reset_counts(&self) {
         self.world.tally().reset();
+    }
+
+    /// The last request on the token path, refused ones included: head and body exactly as they
+    /// arrived, secrets not masked.
+    #[must_use]
+    pub fn last_request(&self) -> Option<Vec<u8>> {
+        self.world.journal().last()
+    }
+
+    /// The last 64 requests on the token path, oldest first, as [`Self::last_request`] shows them.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Vec<u8>> {
+        self.world.journal().all()
+    }
+
+    /// Forgets the requests seen so far.
+    pub fn forget_requests(&self) {
+        self.world.journal().clear();
+    }
+
+    /// The environment variables that the platform would set, so that a client finds this
+    /// emulator.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.world.kind.environment(&self.world)
     }
 
     /// Puts a fault in force, or takes it away.
@@ -124,6 +163,34 @@ impl Emulator {
         self.world.key.jwks()
     }
 
+    /// For kinds that speak TLS: the SHA-1 of the certificate, 40 digits of upper-case hex.
+    #[must_use]
+    pub fn thumbprint(&self) -> Option<String> {
+        self.world.tls.as_ref().map(|tls| tls.thumbprint.clone())
+    }
+
+    /// For kinds that speak TLS: the certificate as PEM, for `localhost` and `127.0.0.1`.
+    #[must_use]
+    pub fn certificate_pem(&self) -> Option<String> {
+        self.world
+            .tls
+            .as_ref()
+            .map(|tls| tls.certificate_pem.clone())
+    }
+
+    /// For Entra: the certificate of the authority that issued its own, as PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<String> {
+        self.world.tls.as_ref().and_then(|tls| tls.ca_pem.clone())
+    }
+
+    /// A federated token that Entra accepts as an assertion for this many seconds from now; 0
+    /// makes one that has expired.
+    #[must_use]
+    pub fn federated_token(&self, lifetime_s: u64) -> String {
+        federated_token(&self.world, lifetime_s)
+    }
+
     /// With a canary: the text found, character for character, in every token of this emulator,
     /// so that a search for it finds any token. It is the encoded start of the payload.
     #[must_use]
@@ -146,6 +213,15 @@ impl Drop for Emulator {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// For kinds other than Entra, which take none, that of the default subject.
+fn federated_token(world: &World, lifetime_s: u64) -> String {
+    let now_s = time::unix_ms() / 1000;
+    match &world.kind {
+        Kind::Entra(options) => options.federated_token(&world.key, now_s, lifetime_s),
+        _ => Entra::default().federated_token(&world.key, now_s, lifetime_s),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A planned failure.
 ///
@@ -28,13 +29,38 @@ pub struct Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FaultKind {
-    /// An error status, with the body IMDS has for it.
+    /// Another status, with the body the kind has for it.
     Status {
-        /// 400 to 599.
+        /// 300 to 599.
         status: u16,
         /// The `Retry-After` header in seconds, if there is to be one.
         #[serde(default)]
         retry_after_s: Option<u32>,
+    },
+    /// This body in place of the right one.
+    Body {
+        /// 200 to 599. As JSON 200 if left out.
+        #[serde(default = "default_status")]
+        status: u16,
+        /// The body exactly as it is sent.
+        text: String,
+        /// The `Content-Type`; that of JSON if left out.
+        #[serde(default)]
+        content_type: Option<String>,
+    },
+    /// One header line more, on the right answer or on that of a status: with 302, a redirect.
+    Header {
+        /// The line as it is sent, without its end: `Location: http://127.0.0.1:1/`.
+        line: String,
+        /// 300 to 599.
+        #[serde(default)]
+        status: Option<u16>,
+    },
+    /// The right answer with some of its members changed.
+    Edit {
+        /// Values to put in place of the right ones, or to add at the end; null takes a member
+        /// away.
+        members: Map<String, Value>,
     },
     /// No answer at all; the connection stays open until the caller closes it.
     Hang,
@@ -55,6 +81,12 @@ pub enum FaultKind {
         #[serde(default = "default_send_bytes")]
         send_bytes: usize,
     },
+    /// The right answer, and a promise to keep the connection, which is then closed.
+    CloseKeptAlive {
+        /// Milliseconds from the answer to the close. As JSON 0 if left out.
+        #[serde(default)]
+        after_ms: u64,
+    },
     /// Status 200 with a page of HTML, as a captive portal would answer.
     Html,
     /// A genuine token for another resource than the one asked for.
@@ -67,6 +99,46 @@ pub enum FaultKind {
         /// The client id of that identity, not checked.
         client_id: String,
     },
+}
+
+impl FaultKind {
+    /// Whether the caller gets something else than a token.
+    pub(crate) fn replaces_the_answer(&self) -> bool {
+        match self {
+            Self::Status { .. }
+            | Self::Body { .. }
+            | Self::Header {
+                status: Some(_), ..
+            }
+            | Self::Hang
+            | Self::Reset
+            | Self::Html => true,
+            Self::Header { status: None, .. }
+            | Self::Edit { .. }
+            | Self::Drip { .. }
+            | Self::Truncate { .. }
+            | Self::CloseKeptAlive { .. }
+            | Self::OtherResource { .. }
+            | Self::OtherClient { .. } => false,
+        }
+    }
+
+    /// The statuses it may have, if it has one that is not among them.
+    fn statuses_it_breaks(&self) -> Option<&'static str> {
+        let (status, allowed, words) = match self {
+            Self::Status { status, .. } => (Some(*status), 300..600, "300 to 599"),
+            Self::Header { status, .. } => (*status, 300..600, "300 to 599"),
+            Self::Body { status, .. } => (Some(*status), 200..600, "200 to 599"),
+            _ => return None,
+        };
+        status
+            .is_some_and(|status| !allowed.contains(&status))
+            .then_some(words)
+    }
+}
+
+fn default_status() -> u16 {
+    200
 }
 
 fn default_chunk_bytes() -> usize {
@@ -114,13 +186,10 @@ impl Fault {
     /// Reads the JSON form. Unlike serde on its own it refuses names it does not know, since a
     /// misspelled one would quietly make another fault.
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        let given: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let given: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let fault = Self::deserialize(&given).map_err(|error| error.to_string())?;
-        if let FaultKind::Status { status, .. } = fault.kind
-            && !(400..600).contains(&status)
-        {
-            return Err("status must be 400 to 599".to_owned());
+        if let Some(allowed) = fault.kind.statuses_it_breaks() {
+            return Err(format!("status must be {allowed}"));
         }
         let known = serde_json::to_value(&fault).map_err(|error| error.to_string())?;
         let mut names = given
@@ -183,7 +252,8 @@ mod tests {
     use std::io::ErrorKind;
 
     use super::*;
-    use crate::testing::{Connection, ask, get, token_target, unlimited};
+    use crate::testing::{Asker, Connection, ask, get, names, token_target, unlimited};
+    use crate::{Entra, Kind, ServiceFabric};
 
     #[test]
     fn a_fault_with_times_ends_by_itself() {
@@ -224,6 +294,9 @@ mod tests {
             r#"{"kind":"status","status":503,"retry_after":7}"#,
             r#"{"kind":"status","status":200}"#,
             r#"{"kind":"hang","time":1}"#,
+            r#"{"kind":"body","text":"","status":100}"#,
+            r#"{"kind":"header","line":"","status":200}"#,
+            r#"{"kind":"edit","members":[]}"#,
             r#"{"kind":"explode"}"#,
             "[]",
         ] {
@@ -305,6 +378,122 @@ mod tests {
         let mut connection = Connection::open(&emulator);
         let dripped = connection.get(&token_target("")).unwrap().token();
         assert_eq!(connection.get(&token_target("")).unwrap().token(), dripped);
+    }
+
+    #[test]
+    fn a_body_is_sent_exactly_as_it_is_given() {
+        let emulator = unlimited();
+        for (status, text, content_type) in [
+            (200, "{\"access_token\":", None),
+            (200, "", Some("text/plain")),
+            (503, "\u{feff}null", Some("application/json")),
+        ] {
+            let kind = FaultKind::Body {
+                status,
+                text: text.to_owned(),
+                content_type: content_type.map(str::to_owned),
+            };
+            emulator.set_fault(Some(Fault::times(kind, 1)));
+            let reply = ask(&emulator, "");
+            assert_eq!((reply.status, reply.body.as_str()), (status, text));
+            let expected = content_type.unwrap_or("application/json; charset=utf-8");
+            assert_eq!(reply.header("content-type"), Some(expected));
+        }
+        assert_eq!(emulator.counts().tokens_issued, 0);
+    }
+
+    #[test]
+    fn a_header_line_makes_a_redirect_or_goes_with_the_right_answer() {
+        let emulator = unlimited();
+        let fault = |status| FaultKind::Header {
+            line: "Location: http://127.0.0.1:1/".to_owned(),
+            status,
+        };
+        emulator.set_fault(Some(Fault::times(fault(Some(302)), 1)));
+        let redirect = ask(&emulator, "");
+        assert_eq!(
+            (redirect.status, redirect.header("location")),
+            (302, Some("http://127.0.0.1:1/"))
+        );
+        emulator.set_fault(Some(Fault::times(fault(None), 1)));
+        let reply = ask(&emulator, "");
+        assert_eq!(reply.header("location"), Some("http://127.0.0.1:1/"));
+        reply.token();
+    }
+
+    #[test]
+    fn an_edited_answer_keeps_its_order() {
+        let emulator = unlimited();
+        let fault = br#"{"kind":"edit","members":
+            {"expires_on":7,"resource":null,"refresh_in":"9","client_id":[]},"times":1}"#;
+        emulator.set_fault(Some(Fault::from_json(fault).unwrap()));
+        let reply = ask(&emulator, "");
+        assert_eq!(
+            names(&reply.body),
+            [
+                "access_token",
+                "client_id",
+                "expires_in",
+                "expires_on",
+                "ext_expires_in",
+                "not_before",
+                "token_type",
+                "refresh_in"
+            ]
+        );
+        assert_eq!(
+            (&reply.json()["expires_on"], &reply.json()["client_id"]),
+            (&7.into(), &Value::Array(vec![]))
+        );
+    }
+
+    #[test]
+    fn a_connection_that_was_to_be_kept_is_closed() {
+        let emulator = unlimited();
+        let kind = FaultKind::CloseKeptAlive { after_ms: 1 };
+        emulator.set_fault(Some(Fault::times(kind, 1)));
+        let mut connection = Connection::open(&emulator);
+        let reply = connection.get(&token_target("")).unwrap();
+        assert_eq!(reply.header("connection"), Some("keep-alive"));
+        reply.token();
+        assert_eq!(connection.read_to_end().unwrap(), "");
+    }
+
+    #[test]
+    fn faults_and_the_control_path_work_over_tls_too() {
+        for kind in [
+            Kind::ServiceFabric(ServiceFabric::default()),
+            Kind::Entra(Entra::default()),
+        ] {
+            let asker = Asker::new(kind);
+            let fault = |kind| {
+                asker
+                    .emulator
+                    .set_fault(Some(Fault::times(kind, 1).for_all_requests()));
+                Connection::open(&asker.emulator).get("/")
+            };
+            let error = fault(FaultKind::Reset).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let error = fault(FaultKind::Truncate { send_bytes: 1 }).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+            assert_eq!(fault(FaultKind::Html).unwrap().status, 200);
+            let drip = FaultKind::Drip {
+                chunk_bytes: 9,
+                pause_ms: 1,
+            };
+            assert_eq!(fault(drip).unwrap().status, 404);
+            for mut connection in [
+                Connection::open(&asker.emulator),
+                Connection::open_plain(&asker.emulator),
+            ] {
+                let counts = connection.get("/_emulator/counts").unwrap();
+                assert_eq!(counts.json()["faulted"], 4);
+            }
+            let keys = asker.get("/.well-known/openid-configuration").json()["jwks_uri"].clone();
+            let base = asker.emulator.base_url();
+            assert_eq!(keys, format!("{base}/discovery/keys"));
+            assert_eq!(asker.get("/discovery/keys").body, asker.emulator.jwks());
+        }
     }
 
     #[test]

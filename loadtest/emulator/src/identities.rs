@@ -81,6 +81,18 @@ impl Identities {
     }
 }
 
+impl Identities {
+    /// The client id to name when any would do: the first user-assigned identity, or the
+    /// system-assigned one.
+    pub(crate) fn first_client_id(&self) -> Option<&str> {
+        let Self::Exactly { system, users } = self else {
+            return None;
+        };
+        let first = users.first().or(system.as_ref())?;
+        Some(&first.client_id)
+    }
+}
+
 fn find_among(
     system: Option<&Identity>,
     users: &[Identity],

@@ -33,19 +33,27 @@
 )]
 
 mod answer;
+mod body;
 mod claims;
 mod control;
+mod delivery;
+mod discovery;
 mod emulator;
-mod entra;
+mod expiry_form;
 mod faults;
+mod fields;
 mod http;
 mod identities;
 mod identity_file;
 mod issuer;
+mod journal;
 mod key;
+mod kind;
 mod metadata;
 mod query;
 mod refusals;
+mod reply;
+mod route;
 mod rules;
 mod server;
 mod settings;
@@ -54,13 +62,18 @@ mod tally;
 mod testing;
 mod throttle;
 mod time;
+mod tls;
 mod token_reply;
 mod world;
 
 pub use emulator::Emulator;
+pub use expiry_form::ExpiryForm;
 pub use faults::{Fault, FaultKind};
 pub use identities::{Identities, Identity};
 pub use identity_file::IdentityError;
 pub use key::PUBLISHED_TEST_KEY_PEM;
+pub use kind::{
+    AppService, AppService2017, ArcAgent, AzureMl, DEFAULT_SECRET, Entra, Kind, ServiceFabric,
+};
 pub use settings::{Limits, Settings, Tuning};
 pub use tally::{CallCount, Counts};

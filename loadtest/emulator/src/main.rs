@@ -1,5 +1,7 @@
 //! `foretoken-emulator`: the emulator as a program. Prints where it listens; Ctrl-C ends it.
 
+mod kind_flags;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,10 +10,19 @@ use anyhow::Context as _;
 use clap::Parser;
 use foretoken_emulator::{Emulator, Identities, Limits, Settings};
 
-/// Emulates Azure's managed identity endpoint (IMDS), with limits and faults.
+use crate::kind_flags::KindFlags;
+
+/// Emulates Azure's sources of managed identity tokens, with limits and faults.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
+    #[command(flatten)]
+    kind: KindFlags,
+
+    /// service-fabric, entra: where to write the certificate that callers may trust (PEM)
+    #[arg(long, value_name = "FILE")]
+    trust_file: Option<PathBuf>,
+
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:16924", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -62,11 +73,18 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
-    let emulator = Emulator::start(settings(Options::parse())?).context("cannot start")?;
-    println!(
-        "foretoken-emulator listening on http://{}",
-        emulator.address()
-    );
+    let options = Options::parse();
+    let trust_file = options.trust_file.clone();
+    let emulator = Emulator::start(settings(options)?).context("cannot start")?;
+    if let Some(file) = trust_file {
+        let trusted = emulator.ca_pem().or(emulator.certificate_pem());
+        let trusted = trusted.context("--trust-file needs a kind that speaks TLS")?;
+        fs::write(&file, trusted).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("foretoken-emulator listening on {}", emulator.base_url());
+    for (name, value) in emulator.environment() {
+        println!("{name}={value}");
+    }
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,6 +112,7 @@ fn settings(options: Options) -> anyhow::Result<Settings> {
         at_once: options.at_once,
     };
     Ok(Settings {
+        kind: options.kind.into_kind()?,
         listen: options.listen,
         identities,
         tenant_id: options.tenant.unwrap_or(defaults.tenant_id),

@@ -5,10 +5,11 @@
 
 use serde_json::{Value, json};
 
-use crate::http::{Reply, Request};
+use crate::http::Request;
 use crate::identities::{MACHINE_NAME, RESOURCE_GROUP, SUBSCRIPTION_ID, machine_resource_id};
+use crate::kind::imds::{metadata_headers, metadata_query};
 use crate::refusals::Refusal;
-use crate::rules::{metadata_headers, metadata_query};
+use crate::reply::Reply;
 
 /// The instance document, or the part of it that a path such as `compute/location` names. A
 /// single value is sent as plain text.
@@ -22,7 +23,7 @@ pub(crate) fn instance(request: &Request, path: &str) -> Result<Reply, Refusal> 
             Value::Array(items) => items.get(segment.parse::<usize>().ok()?),
             other => other.get(segment),
         })
-        .ok_or(Refusal::NoSuchPath)?;
+        .ok_or_else(|| Refusal::NoSuchPath(request.target()))?;
     Ok(match part {
         Value::String(text) => Reply::text(200, text.as_str()),
         other => Reply::json(200, other.to_string()),

@@ -8,21 +8,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use crate::answer::{Delivery, answer};
+use crate::answer::answer;
 use crate::control;
-use crate::http::{ReadError, Reply, read_request};
-use crate::rules::Route;
+use crate::delivery::{After, Wire};
+use crate::http::{ReadError, read_request};
+use crate::reply::Reply;
+use crate::route::Route;
 use crate::world::World;
 
 /// Most connections at once; the next ones wait in the backlog.
 const CONNECTION_LIMIT: usize = 4096;
 /// Pause after a failed accept (no file descriptors left), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a caller may take over its TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts for ever. The connections end when the runtime is dropped.
 pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
@@ -38,34 +45,70 @@ pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
         let world = Arc::clone(&world);
         tokio::spawn(async move {
             // An error here is a caller that went away: nothing to tell anyone.
-            let _ = serve_connection(stream, peer.ip(), &world).await;
+            let _ = greet(stream, peer.ip(), &world).await;
             drop(place);
         });
     }
 }
 
+/// What may be asked for on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Everything,
+    /// Plain HTTP where TLS is spoken: enough to steer, and no tokens.
+    ControlOnly,
+}
+
+/// Finds out whether a caller speaks TLS, where that is to be spoken.
+async fn greet(stream: TcpStream, peer: IpAddr, world: &Arc<World>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(tls) = &world.tls else {
+        return serve_connection(stream, peer, world, Reach::Everything).await;
+    };
+    let mut first = [0];
+    timeout(HANDSHAKE_LIMIT, stream.peek(&mut first)).await??;
+    if first == [TLS_HANDSHAKE] {
+        let stream = timeout(HANDSHAKE_LIMIT, tls.acceptor.accept(stream)).await??;
+        serve_connection(stream, peer, world, Reach::Everything).await
+    } else {
+        serve_connection(stream, peer, world, Reach::ControlOnly).await
+    }
+}
+
 async fn serve_connection(
-    mut stream: TcpStream,
+    mut stream: impl Wire,
     peer: IpAddr,
     world: &Arc<World>,
+    reach: Reach,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    let takes_chunked = world.kind.rules().forms;
+    let server = world.kind.server_header();
     let mut buffer = Vec::new();
     loop {
-        let request = match read_request(&mut stream, &mut buffer).await {
+        let request = match read_request(&mut stream, &mut buffer, takes_chunked).await {
             Ok(request) => request,
             Err(ReadError::Gone) => return Ok(()),
-            Err(ReadError::Refused(status)) => return refuse(&mut stream, status).await,
+            Err(ReadError::Refused(status)) => return refuse(&mut stream, server, status).await,
         };
-        if let Route::Control(action) = Route::of(&request.path) {
+        if let Route::Control(action) = Route::of(&world.kind, &request.path) {
             let reply = control::answer(world, &request, action, peer);
-            reply.send(&mut stream, request.keep_alive).await?;
+            reply.send(&mut stream, server, request.keep_alive).await?;
+        } else if reach == Reach::ControlOnly {
+            return refuse(&mut stream, server, 400).await;
         } else {
             let answer = answer(world, &request).await;
-            let complete = deliver(&mut stream, answer.delivery, request.keep_alive).await?;
+            let after = answer
+                .delivery
+                .send(&mut stream, server, request.keep_alive)
+                .await?;
             drop(answer.in_progress);
-            if !complete {
-                return Ok(());
+            match after {
+                After::GoOn => {}
+                After::Close => return Ok(()),
+                After::CloseIn(pause) => {
+                    tokio::time::sleep(pause).await;
+                    return stream.shutdown().await;
+                }
             }
         }
         if !request.keep_alive {
@@ -75,56 +118,17 @@ async fn serve_connection(
 }
 
 /// Answers what is not a proper request, and closes.
-async fn refuse(stream: &mut TcpStream, status: u16) -> io::Result<()> {
+async fn refuse(stream: &mut impl Wire, server: &str, status: u16) -> io::Result<()> {
     Reply::text(status, "Bad Request")
-        .send(stream, false)
+        .send(stream, server, false)
         .await?;
     stream.shutdown().await
 }
 
-/// Sends an answer in its way; whether the connection can serve another request.
-async fn deliver(stream: &mut TcpStream, delivery: Delivery, keep_alive: bool) -> io::Result<bool> {
-    match delivery {
-        Delivery::Whole(reply) => {
-            reply.send(stream, keep_alive).await?;
-            Ok(true)
-        }
-        Delivery::Drip {
-            reply,
-            chunk_bytes,
-            pause,
-        } => {
-            stream.write_all(reply.head(keep_alive).as_bytes()).await?;
-            for chunk in reply.body.as_bytes().chunks(chunk_bytes) {
-                stream.write_all(chunk).await?;
-                tokio::time::sleep(pause).await;
-            }
-            Ok(true)
-        }
-        Delivery::Truncated { reply, send_bytes } => {
-            let sent = send_bytes.min(reply.body.len().saturating_sub(1));
-            let mut bytes = reply.head(keep_alive).into_bytes();
-            bytes.extend_from_slice(&reply.body.as_bytes()[..sent]);
-            stream.write_all(&bytes).await?;
-            stream.shutdown().await?;
-            Ok(false)
-        }
-        Delivery::Hang => {
-            let mut ignored = [0; 1024];
-            while stream.read(&mut ignored).await? > 0 {}
-            Ok(false)
-        }
-        Delivery::Reset => {
-            // Closing with no time to linger makes the kernel send RST instead of FIN.
-            SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
-            Ok(false)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Connection, get, token_target, unlimited};
+    use crate::testing::{Asker, Connection, get, token_target, unlimited};
+    use crate::{Kind, ServiceFabric};
 
     #[test]
     fn one_connection_serves_many_requests_good_and_bad() {
@@ -161,6 +165,16 @@ mod tests {
                 text.starts_with("HTTP/1.1 404 ") && text.contains("\r\nConnection: close\r\n")
             );
         }
+    }
+
+    #[test]
+    fn plain_http_gets_no_token_where_tls_is_spoken() {
+        let asker = Asker::new(Kind::ServiceFabric(ServiceFabric::default()));
+        let mut connection = Connection::open_plain(&asker.emulator);
+        let reply = connection.get("/metadata/identity/oauth2/token").unwrap();
+        assert_eq!(reply.status, 400);
+        assert_eq!(connection.read_to_end().unwrap(), "");
+        assert_eq!(asker.emulator.last_request(), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Identities;
+use crate::{Identities, Kind};
 
 /// The tenant of every token unless another is chosen; made up.
 pub(crate) const DEFAULT_TENANT_ID: &str = "f07e70ce-0000-4000-8000-000000000001";
@@ -12,6 +12,8 @@ pub(crate) const DEFAULT_TENANT_ID: &str = "f07e70ce-0000-4000-8000-000000000001
 /// Everything chosen at the start of an emulator.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The token source to play. Default: IMDS.
+    pub kind: Kind,
     /// Where to listen; port 0 takes any free port. Default `127.0.0.1:0`.
     pub listen: SocketAddr,
     /// The identities of the emulated machine. Default: any that is asked for.
@@ -39,6 +41,7 @@ impl Default for Settings {
     fn default() -> Self {
         let tuning = Tuning::default();
         Self {
+            kind: Kind::default(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             identities: Identities::default(),
             tenant_id: DEFAULT_TENANT_ID.to_owned(),

@@ -24,6 +24,10 @@ pub struct Counts {
     pub token_calls: u64,
     /// Requests on the token path that broke a rule: probes, unknown parameters, wrong methods.
     pub refused: u64,
+    /// Requests answered with a challenge; only Arc gives any. One that carries a wrong proof
+    /// counts as refused too.
+    #[serde(default)]
+    pub challenged: u64,
     /// Token calls naming an identity that does not exist, or none where several do.
     pub no_identity: u64,
     /// Token calls answered 429 because of a limit.

@@ -1,13 +1,19 @@
 //! A small blocking HTTP client for this crate's tests: it shows exactly what went over the wire.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-use crate::{Emulator, Limits, Settings};
+pub(crate) use crate::token_reply::sha256_hex;
+use crate::{Emulator, Identities, Kind, Limits, Settings};
 
 pub(crate) const RESOURCE: &str = "https://management.azure.com";
 
@@ -38,14 +44,121 @@ pub(crate) fn get(emulator: &Emulator, target: &str) -> Response {
     Connection::open(emulator).get(target).unwrap()
 }
 
-pub(crate) struct Connection {
-    stream: TcpStream,
+/// An emulator of one kind without limits, and the header lines that its callers send.
+pub(crate) struct Asker {
+    pub emulator: Emulator,
+    settings: Settings,
+    lines: String,
 }
 
-impl Connection {
-    pub(crate) fn open(emulator: &Emulator) -> Self {
+impl Asker {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self::with_settings(Settings {
+            kind,
+            limits: Limits::NONE,
+            ..Settings::default()
+        })
+    }
+
+    fn with_settings(settings: Settings) -> Self {
         Self {
-            stream: TcpStream::connect(emulator.address()).unwrap(),
+            emulator: start(settings.clone()),
+            settings,
+            lines: String::new(),
+        }
+    }
+
+    /// Header lines, each ended by CRLF.
+    pub(crate) fn with_lines(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.lines);
+        self
+    }
+
+    pub(crate) fn with_kind(self, kind: Kind) -> Self {
+        let settings = Settings {
+            kind,
+            ..self.settings
+        };
+        Self::with_settings(settings).with_lines(&self.lines)
+    }
+
+    pub(crate) fn with_identities(self, identities: Identities) -> Self {
+        let settings = Settings {
+            identities,
+            ..self.settings
+        };
+        Self::with_settings(settings).with_lines(&self.lines)
+    }
+
+    pub(crate) fn lines(&self) -> &str {
+        &self.lines
+    }
+
+    pub(crate) fn get(&self, target: &str) -> Response {
+        self.send("GET", target, &self.lines, "")
+    }
+
+    pub(crate) fn post(&self, target: &str, body: &str) -> Response {
+        self.send("POST", target, &self.lines, body)
+    }
+
+    pub(crate) fn send(&self, method: &str, target: &str, lines: &str, body: &str) -> Response {
+        Connection::open(&self.emulator)
+            .request(method, target, lines, body)
+            .unwrap()
+    }
+
+    /// Sends exactly this.
+    pub(crate) fn raw(&self, request: &str) -> Response {
+        let mut connection = Connection::open(&self.emulator);
+        connection.send(request).unwrap();
+        connection.read().unwrap()
+    }
+}
+
+/// The names of the members of a JSON object, in the order in which they are written.
+pub(crate) fn names(object: &str) -> Vec<String> {
+    let members: serde_json::Map<String, Value> = serde_json::from_str(object).unwrap();
+    let mut names: Vec<String> = members.keys().cloned().collect();
+    names.sort_by_key(|name| object.find(&format!("\"{name}\":")));
+    names
+}
+
+pub(crate) struct Connection {
+    stream: Box<dyn Stream>,
+}
+
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Connection {
+    /// Over TLS if the emulator speaks it, trusting what it says may be trusted.
+    pub(crate) fn open(emulator: &Emulator) -> Self {
+        let trusted = emulator.ca_pem().or(emulator.certificate_pem());
+        let Some(trusted) = trusted else {
+            return Self::open_plain(emulator);
+        };
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let stream = TcpStream::connect(emulator.address()).unwrap();
+        Self {
+            stream: Box::new(StreamOwned::new(tls, stream)),
+        }
+    }
+
+    pub(crate) fn open_plain(emulator: &Emulator) -> Self {
+        Self {
+            stream: Box::new(TcpStream::connect(emulator.address()).unwrap()),
         }
     }
 

@@ -29,16 +29,41 @@ pub(crate) fn http_date(unix_s: u64) -> String {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let (days, second_of_day) = (unix_s / 86_400, unix_s % 86_400);
-    let (year, month, day) = civil_date(days);
+    let it = calendar(unix_s);
     format!(
-        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
-        WEEKDAYS[usize::try_from(days % 7).unwrap_or(0)],
-        MONTHS[month],
-        second_of_day / 3600,
-        second_of_day / 60 % 60,
-        second_of_day % 60,
+        "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
+        WEEKDAYS[usize::try_from(unix_s / 86_400 % 7).unwrap_or(0)],
+        it.day,
+        MONTHS[it.month - 1],
+        it.year,
+        it.hour,
+        it.minute,
+        it.second,
     )
+}
+
+/// A moment of universal time as calendar and clock show it; months and days count from 1.
+pub(crate) struct Calendar {
+    pub year: u64,
+    pub month: usize,
+    pub day: u64,
+    pub hour: u64,
+    pub minute: u64,
+    pub second: u64,
+}
+
+/// Reads a moment in seconds since the Unix epoch.
+pub(crate) fn calendar(unix_s: u64) -> Calendar {
+    let (year, month, day) = civil_date(unix_s / 86_400);
+    let second_of_day = unix_s % 86_400;
+    Calendar {
+        year,
+        month: month + 1,
+        day,
+        hour: second_of_day / 3600,
+        minute: second_of_day / 60 % 60,
+        second: second_of_day % 60,
+    }
 }
 
 /// Year, month (0 is January) and day of the month, counting days from 1970-01-01.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use ring::digest;
+use serde_json::{Map, Value};
 
 use crate::Identity;
 use crate::claims::BACKDATED_S;
-use crate::http::Reply;
 use crate::issuer::Issued;
+use crate::reply::Reply;
 use crate::time;
 use crate::world::World;
 
@@ -15,43 +16,49 @@ use crate::world::World;
 pub(crate) struct Grant {
     pub identity: Identity,
     pub resource: String,
+    /// The name and value that selected the identity, as the request wrote them.
+    pub asked_by: Option<(&'static str, String)>,
     pub bypass_cache: bool,
+    /// The hash of a token that is not to be repeated.
+    pub refused_token: Option<String>,
     /// How long it waits, as set when it arrived.
     pub latency: Duration,
 }
 
-/// The success body: every value a string, in the order of the real endpoint.
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    access_token: &'a str,
-    client_id: &'a str,
-    expires_in: String,
-    expires_on: String,
-    ext_expires_in: String,
-    not_before: String,
-    resource: &'a str,
-    token_type: &'static str,
+/// What a success body is made of. Each kind takes what it needs.
+pub(crate) struct Success<'a> {
+    pub token: &'a str,
+    pub client_id: &'a str,
+    /// Seconds left, counted from now.
+    pub expires_in_s: u64,
+    /// Seconds since the Unix epoch, as the token says.
+    pub expires_on_s: u64,
+    pub not_before_s: u64,
+    pub resource: &'a str,
+    pub asked_by: Option<&'a (&'static str, String)>,
 }
 
-/// The success reply, with the expiry counted from now.
-pub(crate) fn token_reply(world: &World, grant: &Grant) -> Reply {
+/// The success reply, with the expiry counted from now, and with the changes that a fault makes.
+pub(crate) fn token_reply(
+    world: &World,
+    grant: &Grant,
+    changes: Option<&Map<String, Value>>,
+) -> Reply {
     let issued = token_for(world, grant);
     let now_s = time::unix_ms() / 1000;
-    let expires_in = issued.expires_on_s.saturating_sub(now_s).to_string();
-    let body = TokenBody {
-        access_token: &issued.token,
+    let mut body = world.kind.success(&Success {
+        token: &issued.token,
         client_id: &grant.identity.client_id,
-        expires_in: expires_in.clone(),
-        expires_on: issued.expires_on_s.to_string(),
-        ext_expires_in: expires_in,
-        not_before: issued.not_before_s.to_string(),
+        expires_in_s: issued.expires_on_s.saturating_sub(now_s),
+        expires_on_s: issued.expires_on_s,
+        not_before_s: issued.not_before_s,
         resource: &grant.resource,
-        token_type: "Bearer",
-    };
-    Reply::json(
-        200,
-        serde_json::to_string(&body).expect("strings always serialise"),
-    )
+        asked_by: grant.asked_by.as_ref(),
+    });
+    if let Some(changes) = changes {
+        body.edit(changes);
+    }
+    Reply::json(200, body.to_json())
 }
 
 /// The last token again if it is good enough, else a new one.
@@ -60,6 +67,7 @@ fn token_for(world: &World, grant: &Grant) -> Issued {
         identity,
         resource,
         bypass_cache,
+        refused_token,
         ..
     } = grant;
     let tuning = world.tuning();
@@ -69,7 +77,9 @@ fn token_for(world: &World, grant: &Grant) -> Issued {
             world
                 .issuer()
                 .repeated(&identity.client_id, resource, tuning.reissue_below, now_ms);
-        if let Some(issued) = repeated {
+        let is_refused =
+            |issued: &Issued| refused_token.as_deref() == Some(sha256_hex(&issued.token).as_str());
+        if let Some(issued) = repeated.filter(|it| !is_refused(it)) {
             world.tally().numbers.tokens_repeated += 1;
             return issued;
         }
@@ -89,6 +99,15 @@ fn token_for(world: &World, grant: &Grant) -> Issued {
         .remember(&identity.client_id, resource, issued.clone());
     world.tally().numbers.tokens_issued += 1;
     issued
+}
+
+/// The hash by which callers name a token they were refused with, in lower-case hex.
+pub(crate) fn sha256_hex(text: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    hash.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

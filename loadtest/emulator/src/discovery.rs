@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
-use crate::http::{Reply, Request};
+use crate::http::Request;
 use crate::refusals::Refusal;
+use crate::reply::Reply;
 use crate::world::World;
 
 pub(crate) fn open_id_configuration(world: &World, request: &Request) -> Result<Reply, Refusal> {
     get_only(request)?;
-    let base = format!("http://{}", own_address(world, request));
+    let base = own_url(world, request);
     let configuration = json!({
         "issuer": world.issuance.issuer,
         "jwks_uri": format!("{base}/discovery/keys"),
@@ -26,14 +27,17 @@ pub(crate) fn keys(world: &World, request: &Request) -> Result<Reply, Refusal> {
 
 /// The address a verifier can follow: where we listen, or what the caller called us if we listen
 /// everywhere.
-fn own_address(world: &World, request: &Request) -> String {
+fn own_url(world: &World, request: &Request) -> String {
     let host = request
         .header("host")
         .next()
         .and_then(|host| str::from_utf8(host).ok());
-    match host {
-        Some(host) if world.address.ip().is_unspecified() => host.to_owned(),
-        _ => world.address.to_string(),
+    let base = world.base_url();
+    match (host, base.split_once("://")) {
+        (Some(host), Some((scheme, _))) if world.address.ip().is_unspecified() => {
+            format!("{scheme}://{host}")
+        }
+        _ => base,
     }
 }
 
@@ -41,6 +45,6 @@ fn get_only(request: &Request) -> Result<(), Refusal> {
     if request.method == "GET" {
         Ok(())
     } else {
-        Err(Refusal::MethodNotAllowed)
+        Err(Refusal::MethodNotAllowed("GET".to_owned()))
     }
 }
