@@ -83,7 +83,8 @@ impl Platform {
     }
 
     /// A platform that sets these variables; a value that is not text is one that means nothing.
-    pub(super) fn with(value: impl Fn(&str) -> Option<OsString>) -> Self {
+    #[must_use]
+    pub fn with(value: impl Fn(&str) -> Option<OsString>) -> Self {
         let text = |value: OsString| Zeroizing::new(value.to_string_lossy().into_owned());
         let set = |name: &&'static str| Some((*name, value(name).map(text)?));
         let variables = PLATFORM_VARIABLES.iter().filter_map(set);
