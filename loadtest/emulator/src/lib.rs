@@ -51,6 +51,8 @@ mod key;
 mod kind;
 mod metadata;
 mod query;
+#[cfg(test)]
+mod recordings;
 mod refusals;
 mod reply;
 mod route;

@@ -271,9 +271,8 @@ pub(crate) fn status_reply(kind: &Kind, status: u16) -> Reply {
              169.254.169.254:80: connectex: A socket operation was attempted to an unreachable \
              network.",
         ),
-        (Kind::ServiceFabric(_), 404) => Refusal::IdentityNotFound.reply(kind),
         (Kind::ServiceFabric(_), 400) => Refusal::ResourceMissing.reply(kind),
-        (_, 400) => Refusal::IdentityNotFound.reply(kind),
+        (Kind::ServiceFabric(_), 404) | (_, 400) => Refusal::IdentityNotFound.reply(kind),
         _ => kind.rules().errors.reply(&words_of_status(status)),
     }
 }
