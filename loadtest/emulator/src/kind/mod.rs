@@ -5,6 +5,7 @@
 mod app_service;
 mod app_service_2017;
 pub(crate) mod arc;
+pub(crate) mod assertion;
 mod azure_ml;
 mod cloud_shell;
 mod entra;
