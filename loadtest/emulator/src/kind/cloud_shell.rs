@@ -88,9 +88,8 @@ mod tests {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",
         ] {
-            let request = format!(
-                "POST /oauth2/token HTTP/1.1\r\nHost: t\r\n{FORM}{framing}\r\n0\r\n\r\n"
-            );
+            let request =
+                format!("POST /oauth2/token HTTP/1.1\r\nHost: t\r\n{FORM}{framing}\r\n0\r\n\r\n");
             assert_eq!(asker.raw(&request).status, 400, "{framing}");
         }
         assert_eq!(asker.emulator.last_request(), None);
