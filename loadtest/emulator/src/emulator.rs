@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::oneshot;
 
 use crate::faults::Fault;
+use crate::kind::assertion;
 use crate::server::serve;
 use crate::settings::{Limits, Settings, Tuning};
 use crate::tally::Counts;
@@ -218,11 +219,13 @@ impl Drop for Emulator {
 
 /// For kinds other than Entra, which take none, that of the default subject.
 fn federated_token(world: &World, lifetime_s: u64) -> String {
+    let default = Entra::default();
+    let options = match &world.kind {
+        Kind::Entra(options) => options,
+        _ => &default,
+    };
     let now_s = time::unix_ms() / 1000;
-    match &world.kind {
-        Kind::Entra(options) => options.federated_token(&world.key, now_s, lifetime_s),
-        _ => Entra::default().federated_token(&world.key, now_s, lifetime_s),
-    }
+    assertion::issue(&world.key, &options.subject, now_s, lifetime_s)
 }
 
 /// Binds a listener that may take over an address whose last connections are still fading.

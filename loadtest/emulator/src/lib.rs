@@ -1,20 +1,23 @@
-//! An emulator of Azure's managed identity endpoint (IMDS), with limits and faults.
+//! An emulator of Azure's sources of managed identity tokens, with limits and faults.
 //!
-//! It owns the answers a virtual machine would get from `169.254.169.254` when it asks for a
-//! token: the rules of the token endpoint, the refusals, the success body, RS256 tokens that any
-//! JWT library verifies, the request limits, and the ways in which the real thing breaks. It
-//! promises to be an independent second opinion on the wire format: it shares no code with the
-//! proxy it tests. It leaves everything else about Azure to Azure.
+//! It owns the answers a program would get from the source it plays when it asks for a token: the
+//! rules of the token endpoint, the refusals, the success body, RS256 tokens that any JWT library
+//! verifies, the request limits, and the ways in which the real thing breaks. It promises to be
+//! an independent second opinion on the wire format: it shares no code with the proxy it tests.
+//! It leaves everything else about Azure to Azure.
 //!
 //! One request passes through the files in this order:
 //!
-//! - `server` accepts, `http` reads a request head and writes a reply.
-//! - `answer` finds who answers: `rules` (is this a proper token request?), `throttle` (may it be
-//!   served now?), `identities` and `identity_file` (whose token?).
+//! - `server` accepts, over TCP or `tls`; `http` and `body` read a request.
+//! - `route` says which part of the emulator is meant, and `answer` finds who answers: `rules` (is
+//!   this a proper token request?), `throttle` (may it be served now?), `identities` and
+//!   `identity_file` (whose token?).
+//! - `kind` has a file for each source with all that is its own: rules, success body, words.
 //! - `token_reply` makes the success: `issuer` (a new token or the last one again?), `claims` and
-//!   `key` (what a token says, and who signs it).
-//! - `refusals` words every error; `metadata` and `entra` hold the few other documents.
-//! - `faults` spoils an answer, `tally` counts it, `control` lets a test steer over HTTP.
+//!   `key` (what a token says, and who signs it), `fields` and `expiry_form` (how it is written).
+//! - `refusals` words every error; `metadata` and `discovery` hold the few other documents.
+//! - `faults` spoils an answer, `delivery` sends it as a `reply`, whole or not.
+//! - `tally` counts, `journal` keeps requests, `control` lets a test steer over HTTP.
 //! - `emulator` is the handle that embeds all this in a test or a demo; `settings` its options.
 //!
 //! ```no_run
@@ -51,6 +54,8 @@ mod key;
 mod kind;
 mod metadata;
 mod query;
+#[cfg(test)]
+mod recordings;
 mod refusals;
 mod reply;
 mod route;

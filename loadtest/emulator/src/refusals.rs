@@ -112,13 +112,11 @@ impl ErrorShape {
                 .with("StatusCode", *status)
                 .with("Message", message)
                 .with("CorrelationId", correlation_id),
-            Self::ExceptionAs200 => fields
-                .with("ExceptionMessage", message)
-                .with("ErrorCode", *code)
-                .with("ServiceErrorCodes", Value::Null)
-                .with("StatusCode", *status)
-                .with("Message", Value::Null)
-                .with("CorrelationId", correlation_id),
+            // An outage, as it was seen: it says so in the code alone.
+            Self::ExceptionAs200 if *status >= 500 => {
+                exception_fields("", "service_unavailable", *status, &correlation_id)
+            }
+            Self::ExceptionAs200 => exception_fields(message, code, *status, &correlation_id),
             Self::Nested => fields.with("code", *code).with("message", message),
             Self::NestedWithId => fields
                 .with("correlationId", correlation_id)
@@ -136,6 +134,16 @@ impl ErrorShape {
         };
         Reply::json(status, body)
     }
+}
+
+fn exception_fields(message: &str, code: &str, status: u16, correlation_id: &str) -> Fields {
+    Fields::default()
+        .with("ExceptionMessage", message)
+        .with("ErrorCode", code)
+        .with("ServiceErrorCodes", Value::Null)
+        .with("StatusCode", status)
+        .with("Message", Value::Null)
+        .with("CorrelationId", correlation_id)
 }
 
 /// As Entra spells it: the number at the start of the message, once more by itself. A message
@@ -271,9 +279,8 @@ pub(crate) fn status_reply(kind: &Kind, status: u16) -> Reply {
              169.254.169.254:80: connectex: A socket operation was attempted to an unreachable \
              network.",
         ),
-        (Kind::ServiceFabric(_), 404) => Refusal::IdentityNotFound.reply(kind),
         (Kind::ServiceFabric(_), 400) => Refusal::ResourceMissing.reply(kind),
-        (_, 400) => Refusal::IdentityNotFound.reply(kind),
+        (Kind::ServiceFabric(_), 404) | (_, 400) => Refusal::IdentityNotFound.reply(kind),
         _ => kind.rules().errors.reply(&words_of_status(status)),
     }
 }

@@ -60,7 +60,7 @@ impl Asker {
         })
     }
 
-    fn with_settings(settings: Settings) -> Self {
+    pub(crate) fn with_settings(settings: Settings) -> Self {
         Self {
             emulator: start(settings.clone()),
             settings,

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use ring::digest;
 use rustls::ServerConfig;
@@ -76,7 +76,10 @@ impl Tls {
 }
 
 fn leaf() -> io::Result<CertificateParams> {
-    params("localhost", &NAMES)
+    let mut leaf = params("localhost", &NAMES)?;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(leaf)
 }
 
 fn params(common_name: &str, names: &[&str]) -> io::Result<CertificateParams> {

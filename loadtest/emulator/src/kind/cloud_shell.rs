@@ -81,6 +81,21 @@ mod tests {
     }
 
     #[test]
+    fn a_body_framed_in_two_ways_or_in_an_unknown_one_is_refused() {
+        let asker = cloud_shell();
+        for framing in [
+            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+        ] {
+            let request =
+                format!("POST /oauth2/token HTTP/1.1\r\nHost: t\r\n{FORM}{framing}\r\n0\r\n\r\n");
+            assert_eq!(asker.raw(&request).status, 400, "{framing}");
+        }
+        assert_eq!(asker.emulator.last_request(), None);
+    }
+
+    #[test]
     fn parameters_may_stand_in_the_query_but_not_twice() {
         let asker = cloud_shell();
         assert_eq!(asker.post("/oauth2/token?xms_cc=CP1", &body()).status, 200);

@@ -1,15 +1,12 @@
 //! The token endpoint of Entra, version 2, as a workload identity asks it:
 //! `POST /<tenant>/oauth2/v2.0/token` over TLS, with a federated token in place of a secret.
-//!
-//! The federated token is a JWT signed with the emulator's own published key. Its `aud` is
-//! [`AUDIENCE`], its `sub` the configured subject, its `iss` [`FEDERATION_ISSUER`].
 
 use std::path::PathBuf;
 
+use super::assertion;
 use crate::fields::Fields;
 use crate::http::Request;
 use crate::identities::Selector;
-use crate::key::SigningKey;
 use crate::query::Query;
 use crate::refusals::{ErrorShape, Refusal, Words};
 use crate::rules::{ApiVersions, RenewBy, Rules, TokenPath, TokenRequest};
@@ -17,10 +14,6 @@ use crate::time;
 use crate::token_reply::Success;
 use crate::world::World;
 
-/// What a federated token must be for.
-pub(crate) const AUDIENCE: &str = "api://AzureADTokenExchange";
-/// Who must have issued it.
-pub(crate) const FEDERATION_ISSUER: &str = "https://oidc.foretoken-emulator.test/";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// The client id in the environment when the identities do not say one.
 const ANY_CLIENT_ID: &str = "f07e70ce-0000-4000-8000-0000000000c1";
@@ -93,7 +86,9 @@ impl Entra {
             return Err(no_assertion());
         }
         let assertion = form.text("client_assertion").ok_or_else(no_assertion)?;
-        self.check_assertion(&world.key, assertion, time::unix_ms() / 1000)?;
+        let now_s = time::unix_ms() / 1000;
+        assertion::check(assertion, &world.key, &self.subject, now_s)
+            .map_err(|message| own(401, "invalid_client", message))?;
         Ok(TokenRequest {
             resource,
             selector: Selector::ClientId(client_id),
@@ -101,51 +96,6 @@ impl Entra {
             bypass_cache: false,
             refused_token: None,
         })
-    }
-
-    fn check_assertion(
-        &self,
-        key: &SigningKey,
-        assertion: &str,
-        now_s: u64,
-    ) -> Result<(), Refusal> {
-        let refused = |message: String| Err(own(401, "invalid_client", message));
-        let Some(claims) = key.verified_claims(assertion) else {
-            return refused(
-                "AADSTS700027: The certificate with identifier used to sign the client assertion \
-                 is not registered on application."
-                    .to_owned(),
-            );
-        };
-        let text = |name: &str| claims[name].as_str().unwrap_or_default();
-        let matches = |name: &str, wanted: &str| text(name) == wanted;
-        if !matches("iss", FEDERATION_ISSUER) {
-            return refused(format!(
-                "AADSTS700211: No matching federated identity record found for presented \
-                 assertion issuer '{}'.",
-                text("iss")
-            ));
-        }
-        if !matches("aud", AUDIENCE) {
-            return refused(format!(
-                "AADSTS700212: No matching federated identity record found for presented \
-                 assertion audience '{}'.",
-                text("aud")
-            ));
-        }
-        if !matches("sub", &self.subject) {
-            return refused(format!(
-                "AADSTS700213: No matching federated identity record found for presented \
-                 assertion subject '{}'.",
-                text("sub")
-            ));
-        }
-        if claims["exp"].as_u64().is_none_or(|exp| exp <= now_s) {
-            return refused(
-                "AADSTS700024: Client assertion is not within its valid time range.".to_owned(),
-            );
-        }
-        Ok(())
     }
 
     /// Numbers are numbers, and the resource is not named.
@@ -159,18 +109,6 @@ impl Entra {
             None => fields,
         }
         .with("access_token", it.token)
-    }
-
-    /// A federated token that is accepted for this many seconds from now.
-    pub(crate) fn federated_token(&self, key: &SigningKey, now_s: u64, lifetime_s: u64) -> String {
-        let claims = Fields::default()
-            .with("aud", AUDIENCE)
-            .with("exp", now_s.saturating_add(lifetime_s))
-            .with("iat", now_s)
-            .with("iss", FEDERATION_ISSUER)
-            .with("nbf", now_s)
-            .with("sub", self.subject.as_str());
-        key.sign(&claims.to_json())
     }
 
     pub(super) fn environment(&self, world: &World) -> Vec<(&'static str, String)> {
@@ -293,7 +231,9 @@ fn own(
 mod tests {
     use serde_json::{Value, json};
 
+    use super::assertion::{AUDIENCE, FEDERATION_ISSUER};
     use super::*;
+    use crate::key::SigningKey;
     use crate::testing::{Asker, RESOURCE, Response, names};
     use crate::{Identities, Kind, PUBLISHED_TEST_KEY_PEM};
 
