@@ -238,7 +238,7 @@ fn of_upstream(error: &FetchError) -> Verdict {
     let asked = error.retry_after.map(|wait| wait.as_secs());
     let theirs = matches!(
         error.class,
-        Class::Denied | Class::NotFound | Class::Throttled | Class::Updating
+        Class::Denied | Class::NotFound | Class::Throttled | Class::Updating | Class::Unsupported
     );
     if let Some(status) = error.status.filter(|_| theirs) {
         let (name, text) = match &error.detail {

@@ -6,6 +6,8 @@ pub mod jwt;
 pub mod metrics;
 pub mod process;
 pub mod recorded;
+pub mod replay;
+pub mod source;
 pub mod tls;
 pub mod wait;
 
@@ -61,7 +63,7 @@ pub fn tcp(app: &App) -> SocketAddr {
     tcp_addresses(app).next().expect("a TCP listener")
 }
 
-fn tcp_addresses(app: &App) -> impl Iterator<Item = SocketAddr> {
+pub fn tcp_addresses(app: &App) -> impl Iterator<Item = SocketAddr> {
     let addresses = app.addresses().iter();
     addresses.filter_map(|address| match address {
         Address::Tcp(address) => Some(*address),

@@ -106,6 +106,27 @@ fn form(body: &[u8], chunked: bool) -> String {
 /// A token key in the emulator's words: selector, resource, capabilities, unknown parameters.
 pub type Key = (String, String, String, Vec<(String, String)>);
 
+/// What of a token gets as far as the caller, by what its source says.
+#[derive(Debug, Clone, Copy)]
+pub struct Told {
+    pub client_id: bool,
+    pub not_before: bool,
+    /// Whether a token without a selector is the machine's own.
+    pub machine: bool,
+    /// By how much the end may be told too early: some say no more than how long is left.
+    pub early_s: u64,
+}
+
+impl Told {
+    /// As IMDS tells it.
+    pub const ALL: Self = Self {
+        client_id: true,
+        not_before: true,
+        machine: true,
+        early_s: 0,
+    };
+}
+
 /// The token that a request asks for.
 pub struct Wanted {
     pub dialect: Dialect,
@@ -166,6 +187,11 @@ impl Wanted {
         wanted
     }
 
+    /// How the identity is selected, in the words of IMDS; `None` for the machine's own.
+    pub fn selector(&self) -> Option<&'static str> {
+        self.selector.as_ref().map(|(name, _)| *name)
+    }
+
     /// Whether the caller proves itself as a `[[client]]`.
     fn is_bound(&self) -> bool {
         use Dialect::{AppService, AppService2017, ServiceFabric};
@@ -183,7 +209,13 @@ impl Wanted {
 
     /// What every client may count on: strings, MSAL .NET's order, the right times, the token of
     /// this resource and this identity; and what the real endpoint of the dialect never says.
-    pub fn judge(&self, answer: &Answer, life: &Life, dates: bool) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        answer: &Answer,
+        life: &Life,
+        dates: bool,
+        told: Told,
+    ) -> Result<(), String> {
         let body = object(answer)?;
         if let Some((name, value)) = body.iter().find(|(_, value)| !value.is_string()) {
             return Err(format!("{name} is no string but {value}"));
@@ -192,7 +224,7 @@ impl Wanted {
         expect("resource", field(&body, "resource")?, &self.resource)?;
 
         let claims = claims(field(&body, "access_token")?)?;
-        let until = claims["exp"].as_u64().ok_or("the token never expires")?;
+        let until = told.end(&claims, &body)?;
         if dates && self.dialect == Dialect::AppService2017 {
             expect("expires_on", field(&body, "expires_on")?, &us_date(until))?;
         } else {
@@ -212,21 +244,30 @@ impl Wanted {
             life.lasts("expires_in", left, until)?;
             expect("ext_expires_in", &seconds(&body, "ext_expires_in")?, &left)?;
         }
-        let not_before = seconds(&body, "not_before")?;
-        expect("nbf", &claims["nbf"].as_u64(), &Some(not_before))?;
+        if told.not_before {
+            let not_before = seconds(&body, "not_before")?;
+            expect("nbf", &claims["nbf"].as_u64(), &Some(not_before))?;
+        }
         expect("aud", text(&claims, "aud"), &self.resource)?;
-        expect("appid", text(&claims, "appid"), field(&body, "client_id")?)?;
+        if told.client_id {
+            expect("appid", text(&claims, "appid"), field(&body, "client_id")?)?;
+        }
         let refresh_token = body.get("refresh_token").and_then(Value::as_str);
         let empty = (self.dialect == Dialect::CloudShell).then_some("");
         expect("refresh_token", &refresh_token, &empty)?;
-        self.judge_identity(&body, &claims)
+        self.judge_identity(&body, &claims, told)
     }
 
-    fn judge_identity(&self, body: &Map<String, Value>, claims: &Value) -> Result<(), String> {
+    fn judge_identity(
+        &self,
+        body: &Map<String, Value>,
+        claims: &Value,
+        told: Told,
+    ) -> Result<(), String> {
         let lower = |claim| text(claims, claim).to_lowercase();
         let Some((name, id)) = &self.selector else {
             let machine = lower("xms_mirid").contains("/microsoft.compute/virtualmachines/");
-            return expect("of the machine itself", &machine, &true);
+            return expect("of the machine itself", &machine, &told.machine);
         };
         if self.dialect == Dialect::Arc {
             // Clients throw the token away without it.
@@ -315,7 +356,13 @@ impl Reader {
         Self { expiry, fields }
     }
 
-    pub fn judge(&self, answer: &Answer, resource: &str, life: &Life) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        answer: &Answer,
+        resource: &str,
+        life: &Life,
+        told: Told,
+    ) -> Result<(), String> {
         let body = object(answer)?;
         for name in self.fields {
             field(&body, name)?;
@@ -324,7 +371,7 @@ impl Reader {
             expect("resource", field(&body, "resource")?, resource)?;
         }
         let claims = claims(field(&body, "access_token")?)?;
-        let expiry = claims["exp"].as_u64().ok_or("the token never expires")?;
+        let expiry = told.end(&claims, &body)?;
         let what = "the client's expiry";
         match self.expiry {
             Expiry::In => life.lasts(what, seconds(&body, "expires_in")?, expiry),
@@ -332,6 +379,16 @@ impl Reader {
             Expiry::Date => expect(what, field(&body, "expires_on")?, &us_date(expiry)),
             Expiry::Misread => field(&body, "expires_on").map(drop),
         }
+    }
+}
+
+impl Told {
+    /// When the token ends, as far as the answer can know.
+    fn end(self, claims: &Value, body: &Map<String, Value>) -> Result<u64, String> {
+        let exact = claims["exp"].as_u64().ok_or("the token never expires")?;
+        let early = seconds(body, "expires_on").unwrap_or(exact);
+        let close = (exact - self.early_s..=exact).contains(&early);
+        Ok(if close { early } else { exact })
     }
 }
 
