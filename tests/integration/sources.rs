@@ -206,133 +206,121 @@ fn body(text: &str) -> FaultKind {
     }
 }
 
+/// Bodies of a 200 that are no token answer.
+const BODIES: [(&str, &str); 6] = [
+    ("empty", ""),
+    ("null", "null"),
+    ("a list", "[]"),
+    ("nothing in it", "{}"),
+    ("half", r#"{"access_token":"h.p.s","expires"#),
+    (
+        "two",
+        r#"{"access_token":"a","access_token":"b","expires_on":9}"#,
+    ),
+];
+
 fn rows(kind: Kind) -> Vec<Row> {
-    use Kind::{AppService, Arc, CloudShell, Imds, ServiceFabric, VmExtension, WorkloadIdentity};
-    let row = |name, fault, class, status| Row {
+    let mut rows = statuses(kind);
+    let mut add = |name, fault, class| {
+        rows.push(Row {
+            name,
+            fault,
+            class,
+            status: 503,
+        });
+    };
+    for (name, text) in BODIES {
+        add(name, body(text), "malformed");
+    }
+    for (name, members, class) in members(kind) {
+        add(name, edit(&members), class);
+    }
+    add("a page", FaultKind::Html, "malformed");
+    add("endless", body(&" ".repeat(300 * 1024)), "too_long");
+    let cut = FaultKind::Truncate { send_bytes: 20 };
+    add("cut", cut, "unreachable");
+    add("reset", FaultKind::Reset, "unreachable");
+    if kind != Kind::WorkloadIdentity {
+        let resource = "https://other.example".to_owned();
+        let other = FaultKind::OtherResource { resource };
+        add("another resource", other, "wrong_resource");
+    }
+    rows
+}
+
+fn statuses(kind: Kind) -> Vec<Row> {
+    let unknown = match kind {
+        Kind::ServiceFabric => "denied",
+        _ => "not_found",
+    };
+    let rows = [
+        ("400", 400, "denied", 400),
+        ("401", 401, "denied", 401),
+        ("403", 403, "denied", 403),
+        ("404", 404, unknown, 404),
+        ("408", 408, "timeout", 503),
+        ("410", 410, "updating", 410),
+        ("429", 429, "throttled", 429),
+        ("500", 500, "server_error", 503),
+        ("503", 503, "server_error", 503),
+    ];
+    let row = |(name, given, class, status)| Row {
         name,
-        fault,
+        fault: FaultKind::Status {
+            status: given,
+            retry_after_s: None,
+        },
         class,
         status,
     };
-    let status = |status| FaultKind::Status {
-        status,
-        retry_after_s: None,
-    };
-    let unknown = if kind == ServiceFabric {
-        "denied"
-    } else {
-        "not_found"
+    rows.map(row).into()
+}
+
+/// Changes to a good answer that spoil it.
+fn members(kind: Kind) -> Vec<(&'static str, Value, &'static str)> {
+    let end = match kind {
+        Kind::WorkloadIdentity => "expires_in",
+        _ => "expires_on",
     };
     let mut rows = vec![
-        row("400", status(400), "denied", 400),
-        row("401", status(401), "denied", 401),
-        row("403", status(403), "denied", 403),
-        row("404", status(404), unknown, 404),
-        row("408", status(408), "timeout", 503),
-        row("410", status(410), "updating", 410),
-        row("429", status(429), "throttled", 429),
-        row("500", status(500), "server_error", 503),
-        row("503", status(503), "server_error", 503),
-        row("empty", body(""), "malformed", 503),
-        row("null", body("null"), "malformed", 503),
-        row("a list", body("[]"), "malformed", 503),
-        row("nothing in it", body("{}"), "malformed", 503),
-        row(
-            "half",
-            body("{\"access_token\":\"h.p.s\",\"expires"),
-            "malformed",
-            503,
-        ),
-        row(
-            "two",
-            body("{\"access_token\":\"a\",\"access_token\":\"b\"}"),
-            "malformed",
-            503,
-        ),
-        row("a page", FaultKind::Html, "malformed", 503),
-        row("endless", body(&" ".repeat(300 * 1024)), "too_long", 503),
-        row(
-            "cut",
-            FaultKind::Truncate { send_bytes: 20 },
-            "unreachable",
-            503,
-        ),
-        row("reset", FaultKind::Reset, "unreachable", 503),
-        row(
-            "no token",
-            edit(&json!({"access_token": null})),
-            "malformed",
-            503,
-        ),
-        row(
-            "an empty token",
-            edit(&json!({"access_token": ""})),
-            "malformed",
-            503,
-        ),
-        row(
+        ("no token", json!({"access_token": null}), "malformed"),
+        ("an empty token", json!({"access_token": ""}), "malformed"),
+        (
             "a number for a token",
-            edit(&json!({"access_token": 5})),
+            json!({"access_token": 5}),
             "malformed",
-            503,
         ),
-        row(
+        (
             "a token of two lines",
-            edit(&json!({"access_token": "a\r\nSet-Cookie: b"})),
+            json!({"access_token": "a\r\nb: c"}),
             "malformed",
-            503,
         ),
-        row(
-            "no bearer",
-            edit(&json!({"token_type": "pop"})),
-            "malformed",
-            503,
+        ("no bearer", json!({"token_type": "pop"}), "malformed"),
+        ("no end", json!({end: null}), "malformed"),
+        ("a word for an end", json!({end: "soon"}), "malformed"),
+        ("a negative end", json!({end: -1}), "malformed"),
+        (
+            "for ever",
+            json!({end: 4_000_000_000_000_u64}),
+            "bad_expiry",
         ),
     ];
-    let ends: &[(&'static str, Value, &'static str)] = if kind == WorkloadIdentity {
-        &[
-            ("no end", json!({"expires_in": null}), "malformed"),
-            (
-                "a word for an end",
-                json!({"expires_in": "soon"}),
-                "malformed",
-            ),
-            ("a negative end", json!({"expires_in": -1}), "malformed"),
-            ("over", json!({"expires_in": 0}), "bad_expiry"),
-            (
-                "for ever",
-                json!({"expires_in": 1_000_000_000}),
-                "bad_expiry",
-            ),
-        ]
-    } else {
-        &[
-            ("no end", json!({"expires_on": null}), "malformed"),
-            (
-                "a word for an end",
-                json!({"expires_on": "soon"}),
-                "malformed",
-            ),
-            ("a negative end", json!({"expires_on": -1}), "malformed"),
-            ("over", json!({"expires_on": 1_000_000_000}), "bad_expiry"),
-            (
-                "milliseconds",
-                json!({"expires_on": 4_000_000_000_000_u64}),
-                "bad_expiry",
-            ),
-        ]
-    };
-    for (name, members, class) in ends {
-        rows.push(row(name, edit(members), class, 503));
-    }
-    if kind != WorkloadIdentity {
-        let resource = "https://other.example".to_owned();
-        let other = FaultKind::OtherResource { resource };
-        rows.push(row("another resource", other, "wrong_resource", 503));
-    }
-    if matches!(kind, Imds | AppService | Arc | CloudShell | VmExtension) {
-        let no_id = edit(&json!({"client_id": 5}));
-        rows.push(row("a number for a client", no_id, "malformed", 503));
+    rows.push(match kind {
+        Kind::WorkloadIdentity => ("over", json!({end: 0}), "bad_expiry"),
+        _ => ("over", json!({end: 1_000_000_000}), "bad_expiry"),
+    });
+    let unnamed = [
+        Kind::AppService2017,
+        Kind::AzureMl,
+        Kind::ServiceFabric,
+        Kind::WorkloadIdentity,
+    ];
+    if !unnamed.contains(&kind) {
+        rows.push((
+            "a number for a client",
+            json!({"client_id": 5}),
+            "malformed",
+        ));
     }
     rows
 }
