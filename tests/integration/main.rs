@@ -11,6 +11,7 @@ mod corpus;
 mod forced;
 mod no_wrong_answer;
 mod peers;
+mod reachability;
 mod recordings;
 mod restart;
 mod single_flight;
