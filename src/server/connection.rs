@@ -576,6 +576,7 @@ async fn challenge(
     let issued = tokio::task::spawn_blocking(move || ArcKeys::issue(&keys, now)).await;
     let refusal = match issued {
         Ok(Ok(challenge)) => {
+            context.worker.borrow().turn_away(&Refusal::Challenged);
             let realm = format!("Basic realm={}", challenge.path.display());
             let rejection = Refusal::Challenged.render(Dialect::Arc, 0);
             let date = context.desk.date(now);
@@ -590,5 +591,6 @@ async fn challenge(
         }
         Err(_) => Refusal::Lost,
     };
+    context.worker.borrow().turn_away(&refusal);
     refuse(outbox, context, &refusal, Dialect::Arc, close)
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::http::{self, Answer, connect, read_answer};
 use crate::support::jwt::{claims_of, token_of};
+use crate::support::metrics::{scrape, sum};
 use crate::support::{House, emulator_settings, tls};
 
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -528,6 +529,31 @@ fn each_dialect_says_no_in_its_own_words() {
         }
     }
     assert_eq!(calls(&house).total, 0);
+}
+
+#[test]
+fn a_challenge_for_which_there_is_no_room_is_counted_as_such() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().display();
+    let arc =
+        format!("dialects = [\"arc\"]\narc_folder = \"{path}/tokens\"\narc_allow_agent = true");
+    let house = House::start_with(emulator_settings(), &listener(&arc));
+    let target = "/metadata/identity/oauth2/token?api-version=2020-06-01&resource=r";
+    let ask = || http::send(house.addresses()[1], &get(target, "Metadata: true\r\n"));
+    for nth in 0..64 {
+        assert_eq!(ask().expect("an answer").status, 401, "{nth}");
+    }
+    for _ in 0..3 {
+        let refused = ask().expect("an answer");
+        assert_eq!(refused.status, 429);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("www-authenticate"), None);
+    }
+    let samples = scrape(house.app.admin_address());
+    let refusals = |reason| sum(&samples, "foretoken_refusals_total", Some(reason));
+    assert_eq!((refusals("challenged"), refusals("challenges")), (64, 3));
+    let refused = sum(&samples, "foretoken_requests_total", Some("refused"));
+    assert_eq!(refused, 67);
 }
 
 fn exchange(stream: &mut (impl Read + Write), request: &str) -> Answer {
