@@ -56,6 +56,8 @@ pub struct Answer {
     pub status: u16,
     /// The body's type.
     pub content_type: &'static str,
+    /// The value of `Allow`, where it belongs to it.
+    pub allow: Option<&'static str>,
     /// The body.
     pub body: String,
 }
@@ -99,9 +101,8 @@ impl Admin {
                 purge::answer(self.parts.get(), query).await
             }
             ("POST", "/purge") => Answer::text(403, "this needs the admin socket\n"),
-            (_, "/livez" | "/readyz" | "/metrics" | "/status" | "/purge") => {
-                Answer::text(405, "the endpoint takes another method\n")
-            }
+            (_, "/livez" | "/readyz" | "/metrics" | "/status") => Answer::method("GET"),
+            (_, "/purge") => Answer::method("POST"),
             _ => Answer::text(404, "there is no such endpoint\n"),
         }
     }
@@ -114,6 +115,7 @@ impl Admin {
         Answer {
             status: 200,
             content_type: "text/plain; version=0.0.4; charset=utf-8",
+            allow: None,
             body: self.metrics.render(),
         }
     }
@@ -124,7 +126,15 @@ impl Answer {
         Self {
             status,
             content_type: "text/plain; charset=utf-8",
+            allow: None,
             body: body.into(),
+        }
+    }
+
+    fn method(taken: &'static str) -> Self {
+        Self {
+            allow: Some(taken),
+            ..Self::text(405, "the endpoint takes another method\n")
         }
     }
 
@@ -132,6 +142,7 @@ impl Answer {
         Self {
             status,
             content_type: "application/json",
+            allow: None,
             body: format!("{body:#}\n"),
         }
     }

@@ -14,9 +14,9 @@ pub(super) async fn answer(parts: Option<&Parts>, query: &str) -> Answer {
         return Answer::text(503, "not warm yet\n");
     };
     let which: Option<Which> = match parse_query(query.as_bytes()).as_deref() {
-        Ok([(name, _)]) if name == b"all" => None,
-        Ok([(name, value)]) if name == b"resource" => {
-            let wanted = value.clone();
+        Ok([it]) if it.name == b"all" => None,
+        Ok([it]) if it.name == b"resource" => {
+            let wanted = it.value.clone();
             Some(Box::new(move |key| {
                 key.resource.as_str().as_bytes() == wanted
             }))

@@ -87,6 +87,40 @@ fn is_our_name(name: &[u8]) -> bool {
     HOSTS.iter().any(|known| name.eq_ignore_ascii_case(known)) || loopback().unwrap_or(false)
 }
 
+/// Whether a header of this name is a proxy's: that it passed a request on, from whom, to whom it
+/// was addressed, or what was really asked for. No client of ours sends one of its own accord.
+fn is_forwarding(name: &[u8]) -> bool {
+    let known: &[&[u8]] = match name.len() {
+        3 => &[b"via"],
+        6 => &[b"x-host"],
+        8 => &[b"cdn-loop"],
+        9 => &[b"forwarded", b"x-real-ip", b"client-ip"],
+        11 => &[b"x-forwarded", b"x-client-ip", b"x-remote-ip"],
+        12 => &[b"max-forwards"],
+        13 => &[b"x-rewrite-url", b"x-remote-addr", b"forwarded-for"],
+        14 => &[
+            b"x-original-url",
+            b"x-original-uri",
+            b"x-original-for",
+            b"true-client-ip",
+            b"x-proxyuser-ip",
+        ],
+        15 => &[b"x-original-host", b"proxy-client-ip"],
+        16 => &[
+            b"cf-connecting-ip",
+            b"fastly-client-ip",
+            b"x-originating-ip",
+            b"x-azure-clientip",
+            b"x-azure-socketip",
+        ],
+        18 => &[b"wl-proxy-client-ip", b"cf-connecting-ipv6"],
+        19 => &[b"x-cluster-client-ip"],
+        _ => &[],
+    };
+    known.iter().any(|known| name.eq_ignore_ascii_case(known))
+        || (name.len() >= 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-"))
+}
+
 impl<'a> Facts<'a> {
     /// Reads the headers once. Names are matched without regard to case or order.
     pub fn read(headers: impl IntoIterator<Item = Header<'a>>) -> Self {
@@ -101,7 +135,6 @@ impl<'a> Facts<'a> {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         // By length first: most headers match nothing and are passed over after one comparison.
         match name.len() {
-            3 if is(b"via") => self.forwarded = true,
             4 if is(b"host") => {
                 self.hosts = self.hosts.saturating_add(1);
                 self.host = Some(value);
@@ -115,10 +148,7 @@ impl<'a> Facts<'a> {
                 self.metadatas = self.metadatas.saturating_add(1);
                 self.metadata = Some(value);
             }
-            9 if is(b"forwarded") || is(b"x-real-ip") => self.forwarded = true,
             13 if is(b"authorization") => self.authorization.note(value),
-            13 if is(b"x-rewrite-url") => self.forwarded = true,
-            14 if is(b"x-original-url") => self.forwarded = true,
             14 if is(b"sec-fetch-site") || is(b"sec-fetch-dest") => self.browser = true,
             14 if is(b"content-length") => {
                 self.framed = true;
@@ -129,10 +159,7 @@ impl<'a> Facts<'a> {
                 self.framed = true;
                 self.body = true;
             }
-            _ if name.len() >= 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") => {
-                self.forwarded = true;
-            }
-            _ => {}
+            _ => self.forwarded |= is_forwarding(name),
         }
     }
 
@@ -316,6 +343,49 @@ mod tests {
             admit(&[("Host", "localhost"), ("Content-Length", "0")]),
             Ok(())
         );
+    }
+
+    #[test]
+    fn every_proxys_way_to_name_its_client_or_its_url_is_turned_away() {
+        for name in [
+            "X-Forwarded",
+            "X-Forwarded-",
+            "X-Forwarded-Client-Cert",
+            "Forwarded-For",
+            "Client-IP",
+            "X-Client-IP",
+            "True-Client-IP",
+            "X-Cluster-Client-IP",
+            "Proxy-Client-IP",
+            "WL-Proxy-Client-IP",
+            "CF-Connecting-IP",
+            "CF-Connecting-IPv6",
+            "Fastly-Client-IP",
+            "X-ProxyUser-Ip",
+            "X-Azure-ClientIP",
+            "X-Azure-SocketIP",
+            "X-Originating-IP",
+            "X-Remote-IP",
+            "X-Remote-Addr",
+            "X-Original-URI",
+            "X-Original-For",
+            "X-Original-Host",
+            "X-Host",
+            "CDN-Loop",
+            "Max-Forwards",
+        ] {
+            for name in [name.to_owned(), name.to_lowercase(), name.to_uppercase()] {
+                let verdict = admit(&[("Host", "localhost"), (&name, "")]);
+                assert_eq!(verdict, Err(Trespass::Forwarded), "{name}");
+            }
+        }
+        for name in ["X-Forward", "X-Client-Ip2", "X-Original", "Client", "Vian"] {
+            assert_eq!(
+                admit(&[("Host", "localhost"), (name, "")]),
+                Ok(()),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -42,7 +42,10 @@ pub(super) struct Args {
     /// Add the pair for older SDKs where the listener speaks `app-service-2017` as well.
     #[arg(long, value_name = "true|false", default_value_t = true, action = ArgAction::Set)]
     both: bool,
-    /// The configuration file of the server; its first listener of the dialect is used.
+    /// The listener, by its address in the configuration; without it, the first of the dialect.
+    #[arg(long, value_name = "IP:PORT")]
+    listener: Option<SocketAddr>,
+    /// The configuration file of the server.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -102,7 +105,7 @@ fn advise(settings: &Settings, args: &Args) -> Result<Advice> {
         dialect = Dialect::AppService;
     }
     let secret = secret(settings, args.name.as_deref(), dialect, &mut advice)?;
-    let (listener, address) = listener(settings, dialect)?;
+    let (listener, address) = listener(settings, dialect, args.listener, &mut advice)?;
     let http = format!("http://{}", called(address, &mut advice));
     match dialect {
         Dialect::Imds => {
@@ -126,7 +129,7 @@ fn advise(settings: &Settings, args: &Args) -> Result<Advice> {
                  IDENTITY_ENDPOINT must not be set",
             );
         }
-        Dialect::VmExtension => vm_extension(&mut advice, address),
+        Dialect::VmExtension => vm_extension(&mut advice, &http, address),
         Dialect::Arc => {
             advice.set(
                 "IDENTITY_ENDPOINT",
@@ -190,8 +193,13 @@ fn known<'n>(names: impl Iterator<Item = &'n str>) -> String {
     }
 }
 
-/// The first listener of a dialect that a URL can name.
-fn listener(settings: &Settings, dialect: Dialect) -> Result<(&Listener, SocketAddr)> {
+/// The listener of a dialect that was asked for, or else the first that a URL can name.
+fn listener<'s>(
+    settings: &'s Settings,
+    dialect: Dialect,
+    wanted: Option<SocketAddr>,
+    advice: &mut Advice,
+) -> Result<(&'s Listener, SocketAddr)> {
     let listeners = settings.server.listeners.iter();
     let mut speakers = listeners
         .filter(|it| it.dialects.contains(&dialect))
@@ -200,13 +208,37 @@ fn listener(settings: &Settings, dialect: Dialect) -> Result<(&Listener, SocketA
     if speakers.peek().is_none() {
         bail!("no listener speaks {dialect}: add it to the `dialects` of a [[listener]]");
     }
-    let mut named = speakers.filter_map(|listener| match listener.address {
-        Address::Tcp(address) if address.port() != 0 => Some((listener, address)),
-        Address::Tcp(_) | Address::Unix(_) => None,
-    });
-    named.next().with_context(|| {
-        format!("{dialect} is spoken only on Unix sockets and on port 0, which no URL can name")
-    })
+    let named: Vec<_> = speakers
+        .filter_map(|listener| match listener.address {
+            Address::Tcp(address) if address.port() != 0 => Some((listener, address)),
+            Address::Tcp(_) | Address::Unix(_) => None,
+        })
+        .collect();
+    let Some(first) = named.first() else {
+        bail!("{dialect} is spoken only on Unix sockets and on port 0, which no URL can name");
+    };
+    let list = || {
+        let addresses: Vec<_> = named.iter().map(|(_, at)| at.to_string()).collect();
+        addresses.join(", ")
+    };
+    if let Some(wanted) = wanted {
+        let found = named.iter().find(|(_, address)| *address == wanted);
+        let found = found.with_context(|| {
+            format!(
+                "no listener at {wanted} speaks {dialect}; it is spoken at {}",
+                list()
+            )
+        });
+        return found.copied();
+    }
+    // The IPv6 twin of the default listener is no other place.
+    if named.iter().filter(|(it, _)| !it.optional).count() > 1 {
+        advice.note(format!(
+            "{dialect} is spoken at {}; this names the first, --listener takes another",
+            list()
+        ));
+    }
+    Ok(*first)
 }
 
 /// The address to call for one that is listened on.
@@ -230,11 +262,15 @@ fn app_service_2017(advice: &mut Advice, http: &str, secret: &str) {
     advice.set("MSI_SECRET", secret);
 }
 
-fn vm_extension(advice: &mut Advice, address: SocketAddr) {
-    advice.note("nothing to set: clients have http://localhost:50342/oauth2/token built in");
+fn vm_extension(advice: &mut Advice, http: &str, address: SocketAddr) {
+    advice.set("MSI_ENDPOINT", format!("{http}/oauth2/token"));
+    advice.note(
+        "msrestazure reads MSI_ENDPOINT, unless APPSETTING_WEBSITE_SITE_NAME is set; ms-rest-nodeauth takes such an \
+         address as its option msiEndpoint; all others have http://localhost:50342/oauth2/token built in",
+    );
     if address.port() != VM_EXTENSION_PORT {
         advice.note(format!(
-            "none of them finds {address}: give 127.0.0.1:50342 and [::1]:50342 a [[listener]]"
+            "those do not find {address}: give 127.0.0.1:50342 and [::1]:50342 a [[listener]]"
         ));
     }
 }

@@ -58,6 +58,9 @@ pub enum BadRequest {
     /// A name that a lenient reader upstream could take for one of ours: `Client_ID`.
     #[error("a parameter name is nearly, but not exactly, a known one")]
     NearlyKnown,
+    /// `client%5fid`: no client escapes these names, and who compares them raw would miss it.
+    #[error("a known parameter name is written with escapes")]
+    EscapedName,
     /// Unknown parameters that are not text, or too many of them.
     #[error("an unknown parameter is not text, or there are more than {MAX_EXTRAS}")]
     BadExtra,
@@ -77,12 +80,10 @@ pub fn parse(dialect: Dialect, query: &[u8], form: &[u8]) -> Result<TokenRequest
     let (mut version, mut resource, mut identity, mut force) = (None, None, None, None);
     let mut capabilities = Vec::new();
     let mut extras = Vec::new();
-    for (name, value) in parameters(query, form)? {
-        match KNOWN
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, meaning)| *meaning)
-        {
+    for parameter in parameters(query, form)? {
+        let meaning = parameter.meaning()?;
+        let Parameter { name, value, .. } = parameter;
+        match meaning {
             Some(Meaning::ApiVersion) => version = Some(value),
             Some(Meaning::Resource) => resource = Some(value),
             Some(Meaning::Selects(make)) => {
@@ -98,7 +99,6 @@ pub fn parse(dialect: Dialect, query: &[u8], form: &[u8]) -> Result<TokenRequest
             Some(Meaning::RefreshHash) => {
                 force = Some(Force::IfHash(hash(&value).ok_or(BadRequest::BadForce)?));
             }
-            None if is_nearly_known(&name) => return Err(BadRequest::NearlyKnown),
             None => extras.push((text(&name)?, text(&value)?)),
         }
     }
@@ -116,11 +116,24 @@ pub fn parse(dialect: Dialect, query: &[u8], form: &[u8]) -> Result<TokenRequest
     })
 }
 
+impl Parameter {
+    /// What a name means, if it is one of ours, as our clients write it. Everything else that
+    /// somebody could read as one of ours is refused.
+    fn meaning(&self) -> Result<Option<Meaning>, BadRequest> {
+        match KNOWN.iter().find(|(known, _)| *known == self.name) {
+            Some(_) if self.name_was_escaped => Err(BadRequest::EscapedName),
+            Some((_, meaning)) => Ok(Some(*meaning)),
+            None if is_nearly_known(&self.name) => Err(BadRequest::NearlyKnown),
+            None => Ok(None),
+        }
+    }
+}
+
 /// Of both, with a name given in both refused like one given twice in either.
 fn parameters(query: &[u8], form: &[u8]) -> Result<Vec<Parameter>, InvalidQuery> {
     let mut all = query::parse(query)?;
     for parameter in query::parse(form)? {
-        if all.iter().any(|(name, _)| *name == parameter.0) {
+        if all.iter().any(|it| it.name == parameter.name) {
             return Err(InvalidQuery::Duplicate);
         }
         all.push(parameter);
@@ -273,6 +286,23 @@ mod tests {
             let query = format!("api-version=2018-02-01&resource=r&{name}=x");
             assert_eq!(parsed(&query), Err(BadRequest::NearlyKnown), "{name}");
         }
+    }
+
+    #[test]
+    fn known_names_are_refused_when_any_letter_is_escaped() {
+        for (name, _) in KNOWN {
+            for at in 0..name.len() {
+                let (before, after) = (name[..at].escape_ascii(), name[at + 1..].escape_ascii());
+                let escaped = format!("{before}%{:02x}{after}=x", name[at]);
+                let refused = Err(BadRequest::EscapedName);
+                assert_eq!(parsed(&escaped), refused, "{escaped}");
+                let form = parse(Dialect::CloudShell, b"", escaped.as_bytes());
+                assert_eq!(form, refused, "{escaped}");
+            }
+        }
+        // What nobody knows may be written as it likes.
+        let of = |name| parsed(&format!("api-version=2018-02-01&resource=r&{name}=1"));
+        assert_eq!(of("z%5fz").unwrap(), of("z_z").unwrap());
     }
 
     #[test]

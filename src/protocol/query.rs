@@ -17,8 +17,16 @@ pub enum InvalidQuery {
 /// Real clients send at most five.
 const MAX_PARAMETERS: usize = 16;
 
-/// A decoded name and its decoded value.
-pub type Parameter = (Vec<u8>, Vec<u8>);
+/// A name and its value, both decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// The decoded name.
+    pub name: Vec<u8>,
+    /// The decoded value.
+    pub value: Vec<u8>,
+    /// Whether the name was written with escapes.
+    pub name_was_escaped: bool,
+}
 
 /// Splits at `&` and the first `=`, decodes `%XX` and `+` once, and keeps the order.
 ///
@@ -32,11 +40,15 @@ pub fn parse(query: &[u8]) -> Result<Vec<Parameter>, InvalidQuery> {
         }
         let cut = pair.iter().position(|&b| b == b'=');
         let (name, value) = cut.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-        let name = decode(name)?;
-        if parameters.iter().any(|(known, _)| *known == name) {
+        let (raw, name) = (name, decode(name)?);
+        if parameters.iter().any(|it| it.name == name) {
             return Err(InvalidQuery::Duplicate);
         }
-        parameters.push((name, decode(value)?));
+        parameters.push(Parameter {
+            name_was_escaped: raw != name,
+            name,
+            value: decode(value)?,
+        });
     }
     Ok(parameters)
 }
@@ -79,7 +91,7 @@ mod tests {
         parse(query.as_bytes())
             .unwrap()
             .into_iter()
-            .map(|(n, v)| (text(n), text(v)))
+            .map(|it| (text(it.name), text(it.value)))
             .collect()
     }
 
@@ -97,6 +109,13 @@ mod tests {
             one("r=https://h/?x=1"),
             [("r".into(), "https://h/?x=1".into())]
         );
+    }
+
+    #[test]
+    fn a_name_that_was_escaped_says_so() {
+        let all = parse(b"a_b=%5f&a%5fc&a+d=&%61=+").unwrap();
+        let escaped: Vec<_> = all.iter().map(|it| it.name_was_escaped).collect();
+        assert_eq!(escaped, [false, true, true, true]);
     }
 
     #[test]

@@ -49,6 +49,13 @@ const MAX_PIPELINED: usize = 16;
 const READ_BYTES: usize = 16 * 1024;
 /// Bytes of later requests that are read while an earlier one waits for its token.
 const MAX_EARLY_BYTES: usize = READ_BYTES;
+/// A client that ends its side within this time of its request has said all it has to say and
+/// waits for the answer; one that ends it later has given up. On the wire the two look alike, until
+/// something is written to them; no client's patience is this short.
+const HALF_CLOSE_MS: u64 = 100;
+/// Callers of one worker that may wait behind a side that they ended. They may have left, and hold
+/// no descriptor of their own, so they must not take all of our room while the upstream hangs.
+const MAX_HALF_CLOSED: usize = 64;
 /// Buffers that a worker keeps for its connections; more are freed.
 const MAX_SPARE_BUFFERS: usize = 64;
 
@@ -68,6 +75,7 @@ pub(super) struct Desk {
     scratch: RefCell<Box<[u8]>>,
     spare: RefCell<Vec<Vec<u8>>>,
     date: Cell<(u64, wire::Date)>,
+    half_closed: Cell<usize>,
 }
 
 impl Default for Desk {
@@ -76,6 +84,7 @@ impl Default for Desk {
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
             spare: RefCell::default(),
             date: Cell::new((0, wire::date(0))),
+            half_closed: Cell::new(0),
         }
     }
 }
@@ -152,6 +161,25 @@ impl<'a> Lease<'a> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// The wait of a caller that ended its side with its request, counted as long as it lasts.
+struct HalfClosed<'a>(&'a Desk);
+
+impl<'a> HalfClosed<'a> {
+    fn take(desk: &'a Desk) -> Option<Self> {
+        let count = desk.half_closed.get();
+        (count < MAX_HALF_CLOSED).then(|| {
+            desk.half_closed.set(count + 1);
+            Self(desk)
+        })
+    }
+}
+
+impl Drop for HalfClosed<'_> {
+    fn drop(&mut self) {
+        self.0.half_closed.set(self.0.half_closed.get() - 1);
     }
 }
 
@@ -384,6 +412,7 @@ where
     };
     let arrived = context.clock.now();
     let deadline = arrived.plus(MAX_WAIT_MS);
+    let mut half_closed = None;
     let mut trouble: Option<Refusal> = None;
     loop {
         let now = context.clock.now();
@@ -413,18 +442,20 @@ where
             Next::Wait(waiter) => waiter,
         };
         let room = MAX_EARLY_BYTES.saturating_sub(bytes.len() - consumed);
-        let end = wait(io, context, waiter, deadline.since(now), early, room).await;
-        let Ok(landing) = end else {
-            return Done::HungUp;
-        };
-        let refusal = match landing {
-            Some(Landing::Arrived | Landing::Gone) => {
-                request.turn = Turn::Again;
-                continue;
-            }
-            Some(Landing::Failed(error)) => Refusal::Upstream(error),
-            Some(Landing::Lost) => Refusal::Lost,
-            None => Refusal::TimedOut,
+        let leaving = leave(io, context, arrived, early, room, &mut half_closed);
+        let patience = Duration::from_millis(deadline.since(now));
+        let refusal = tokio::select! {
+            biased;
+            landing = waiter => match landing {
+                Landing::Arrived | Landing::Gone => {
+                    request.turn = Turn::Again;
+                    continue;
+                }
+                Landing::Failed(error) => Refusal::Upstream(error),
+                Landing::Lost => Refusal::Lost,
+            },
+            () = leaving => return Done::HungUp,
+            () = tokio::time::sleep(patience) => Refusal::TimedOut,
         };
         // A forced call that failed leaves the token that was there: that is served.
         request.turn = Turn::Last;
@@ -477,34 +508,30 @@ fn read_form(head: &Head<'_>, rest: &[u8], form: &mut Vec<u8>) -> Result<Option<
     }
 }
 
-/// Waits for a flight while watching for the caller to hang up; bytes of its next requests are
-/// taken in meanwhile.
-async fn wait<I>(
+/// Over once the caller has left; bytes of its next requests are taken in meanwhile.
+async fn leave<'a, I>(
     io: &mut I,
-    context: &Context,
-    waiter: Waiter,
-    ms: u64,
+    context: &'a Context,
+    arrived: UnixMs,
     early: &mut Lease<'_>,
     room: usize,
-) -> io::Result<Option<Landing>>
-where
+    half_closed: &mut Option<HalfClosed<'a>>,
+) where
     I: AsyncRead + Unpin,
 {
-    let hung_up = async {
-        while early.bytes.len() < room {
-            match read(io, &context.desk, early).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
+    while half_closed.is_none() && early.bytes.len() < room {
+        match read(io, &context.desk, early).await {
+            Ok(0) if context.clock.now().since(arrived) <= HALF_CLOSE_MS => {
+                *half_closed = HalfClosed::take(&context.desk);
+                if half_closed.is_none() {
+                    return;
+                }
             }
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        biased;
-        landing = waiter => Ok(Some(landing)),
-        () = hung_up => Err(io::ErrorKind::ConnectionAborted.into()),
-        () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(None),
     }
+    std::future::pending::<()>().await;
 }
 
 fn turn_away(context: &Context, outbox: &mut Lease<'_>, bad: BadHead) -> Done {
@@ -549,6 +576,7 @@ async fn challenge(
     let issued = tokio::task::spawn_blocking(move || ArcKeys::issue(&keys, now)).await;
     let refusal = match issued {
         Ok(Ok(challenge)) => {
+            context.worker.borrow().turn_away(&Refusal::Challenged);
             let realm = format!("Basic realm={}", challenge.path.display());
             let rejection = Refusal::Challenged.render(Dialect::Arc, 0);
             let date = context.desk.date(now);
@@ -563,5 +591,6 @@ async fn challenge(
         }
         Err(_) => Refusal::Lost,
     };
+    context.worker.borrow().turn_away(&refusal);
     refuse(outbox, context, &refusal, Dialect::Arc, close)
 }

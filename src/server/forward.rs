@@ -15,7 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::head::{self, BadHead, Framing, MAX_HEADERS};
+use super::wire;
 use crate::authz::guard::{Facts, Header};
+use crate::clock::Clock;
 
 /// A head must be complete within this time of the connection's start.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -35,18 +37,11 @@ where
     let checked = tokio::time::timeout(HEAD_DEADLINE, read_checked(&mut io, &mut bytes)).await;
     let refusal = match checked {
         Ok(verdict) => verdict?,
-        Err(_) => Some((
-            BadHead::TooSlow.status_and_text().0,
-            BadHead::TooSlow.status_and_text().1,
-        )),
+        Err(_) => Some(BadHead::TooSlow.status_and_text()),
     };
     if let Some((status, text)) = refusal {
-        let length = text.len() + 1;
-        let answer = format!(
-            "HTTP/1.1 {status} \r\nContent-Type: text/plain; charset=utf-8\r\n\
-             Content-Length: {length}\r\nConnection: close\r\n\r\n{text}\n"
-        );
-        io.write_all(answer.as_bytes()).await?;
+        let date = wire::date(Clock::system().now().as_secs());
+        io.write_all(&wire::plain(status, text, &date)).await?;
         return io.shutdown().await;
     }
     let (reader, writer) = tokio::io::split(io);

@@ -67,7 +67,8 @@ pub enum Outcome<'w> {
     Answer([&'w [u8]; 5]),
     /// Wait, then ask again.
     Wait(Waiter),
-    /// Write a key file, and send 401 with its path: Arc's challenge.
+    /// Write a key file, and send 401 with its path: Arc's challenge. Counted by whoever sends it,
+    /// since there may be no room for one more.
     Challenge(Arc<ArcKeys>),
     /// Send a refusal in the shape of this dialect.
     Refuse(Refusal, Dialect),
@@ -123,7 +124,6 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
             .basic()
             .is_some_and(|presented| keys.redeem(now, presented))
         {
-            worker.turn_away(&Refusal::Challenged);
             return Outcome::Challenge(Arc::clone(keys));
         }
     }

@@ -23,7 +23,7 @@ pub(super) fn answer_len(parts: [&[u8]; 5]) -> usize {
 /// 200 with a finished body. The buffer has room for it, so that it does not grow.
 pub(super) fn answer(out: &mut Vec<u8>, parts: [&[u8]; 5], date: &Date, close: bool) {
     let length = parts.iter().map(|part| part.len()).sum();
-    head(out, 200, length, date, close);
+    head(out, 200, JSON, length, date, close);
     out.extend_from_slice(b"\r\n");
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
@@ -36,7 +36,14 @@ pub(super) fn rejection(
     date: &Date,
     close: bool,
 ) {
-    head(out, rejection.status, rejection.body.len(), date, close);
+    head(
+        out,
+        rejection.status,
+        JSON,
+        rejection.body.len(),
+        date,
+        close,
+    );
     if let Some(seconds) = rejection.retry_after_s {
         line(out, "Retry-After", &seconds.to_string());
     }
@@ -50,21 +57,32 @@ pub(super) fn rejection(
     out.extend_from_slice(&rejection.body);
 }
 
+/// A refusal for people: one line of text, and the end of the connection.
+pub(super) fn plain(status: u16, text: &str, date: &Date) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + text.len());
+    head(&mut out, status, TEXT, text.len() + 1, date, true);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'\n');
+    out
+}
+
 /// Takes the body off the answer that starts at `start`: a HEAD has none.
 pub(super) fn cut_body(out: &mut Vec<u8>, start: usize) {
     let end = out[start..].windows(4).position(|four| four == b"\r\n\r\n");
     out.truncate(end.map_or(out.len(), |end| start + end + 4));
 }
 
-fn head(out: &mut Vec<u8>, status: u16, length: usize, date: &Date, close: bool) {
+const JSON: &[u8] = b"application/json; charset=utf-8";
+const TEXT: &[u8] = b"text/plain; charset=utf-8";
+
+fn head(out: &mut Vec<u8>, status: u16, kind: &[u8], length: usize, date: &Date, close: bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(crate::protocol::Digits::new(status.into()).as_bytes());
     out.extend_from_slice(reason(status));
-    out.extend_from_slice(
-        b"\r\nContent-Type: application/json; charset=utf-8\r\nCache-Control: no-store\r\n\
-          Pragma: no-cache\r\n\
-          Content-Length: ",
-    );
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(kind);
+    out.extend_from_slice(b"\r\nCache-Control: no-store\r\nPragma: no-cache\r\nContent-Length: ");
     out.extend_from_slice(crate::protocol::Digits::new(length as u64).as_bytes());
     out.extend_from_slice(b"\r\nDate: ");
     out.extend_from_slice(date);

@@ -199,6 +199,8 @@ fn each_mistake_in_the_query_is_named() {
         ("api-version=2018-02-01&resource=r&Client_Id=a", "nearly"),
         ("api-version=2018-02-01&resource=r&Client_Id=a", "nearly"),
         ("api-version=2018-02-01&Resource=r", "nearly"),
+        ("api-version=2018-02-01&%72esource=r", "escapes"),
+        ("api-version=2018-02-01&resource=r&client%5fid=a", "escapes"),
         ("api-version=2018-02-01&resource=%zz", "percent"),
         ("api-version=2018-02-01&resource=r%", "percent"),
         ("api-version=2018-02-01&resource=r&x=%ff", "not text"),

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::http::{self, Answer, connect, read_answer};
 use crate::support::jwt::{claims_of, token_of};
+use crate::support::metrics::{scrape, sum};
 use crate::support::{House, emulator_settings, tls};
 
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -210,46 +211,47 @@ fn no_spelling_of_a_selector_slips_another_identity_past_the_rules() {
     let (house, address) = house();
     let arm_id = "/subscriptions/0/resourceGroups/rg/providers/Microsoft.ManagedIdentity/\
                   userAssignedIdentities/other";
-    for (name, value, free) in [
-        ("Client_ID", B, 400),
-        ("CLIENT_ID", B, 400),
-        ("client-id", B, 400),
-        ("clientId", B, 400),
-        ("Client%5FId", B, 400),
-        ("%43lient_id", B, 400),
-        ("Object_Id", B, 400),
-        ("principalid", B, 400),
-        ("MSI_RES_ID", arm_id, 400),
-        ("Mi-Res-Id", arm_id, 400),
-        ("Resource", STORAGE, 400),
-        // Decoded once, this is the selector itself: the rules see it, and so may a free caller.
-        ("client%5fid", B, 200),
-        ("%63lient_id", B, 200),
+    for (name, value) in [
+        ("Client_ID", B),
+        ("CLIENT_ID", B),
+        ("client-id", B),
+        ("clientId", B),
+        ("Client%5FId", B),
+        ("%43lient_id", B),
+        // Decoded once, these are the selector itself, as no client writes it.
+        ("client%5fid", B),
+        ("%63lient_id", B),
+        ("Object_Id", B),
+        ("principalid", B),
+        ("MSI_RES_ID", arm_id),
+        ("Mi-Res-Id", arm_id),
+        ("mi%5Fres%5Fid", arm_id),
+        ("Resource", STORAGE),
     ] {
-        let before = calls(&house).total;
         let more = format!("&resource={VAULT}&{name}={value}");
         let answer = ask(
             address,
             &format!("{APP_SERVICE}{more}"),
             &identity_header(SECRET_A),
         );
-        let bound = if free == 200 { 403 } else { 400 };
-        assert_eq!(answer.status, bound, "{name}");
+        assert_eq!(answer.status, 400, "{name}");
         let answer = ask(
             address,
             &format!("{APP_SERVICE_2017}{more}"),
             &format!("secret: {SECRET_A}\r\n"),
         );
-        assert_eq!(answer.status, bound, "{name}, 2017-09-01");
-        assert_eq!(calls(&house).total, before, "{name}");
-
+        assert_eq!(answer.status, 400, "{name}, 2017-09-01");
         let answer = ask(address, &format!("{IMDS}{more}"), "Metadata: true\r\n");
-        assert_eq!(answer.status, free, "{name}, free");
-        if free == 200 {
-            assert_eq!(app_id(&answer), B);
-        }
+        assert_eq!(answer.status, 400, "{name}, free");
+
+        let form = format!("resource={VAULT}&{name}={value}");
+        let length = form.len();
+        let headers = format!("Host: localhost\r\nMetadata: true\r\nContent-Length: {length}\r\n");
+        let request = format!("POST /oauth2/token HTTP/1.1\r\n{headers}\r\n{form}");
+        let answer = http::send(address, request.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 400, "{name}, in a form");
     }
-    assert_eq!(calls(&house).total, 1, "both free spellings are one key");
+    assert_eq!(calls(&house).total, 0);
 }
 
 #[test]
@@ -528,6 +530,31 @@ fn each_dialect_says_no_in_its_own_words() {
         }
     }
     assert_eq!(calls(&house).total, 0);
+}
+
+#[test]
+fn a_challenge_for_which_there_is_no_room_is_counted_as_such() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().display();
+    let arc =
+        format!("dialects = [\"arc\"]\narc_folder = \"{path}/tokens\"\narc_allow_agent = true");
+    let house = House::start_with(emulator_settings(), &listener(&arc));
+    let target = "/metadata/identity/oauth2/token?api-version=2020-06-01&resource=r";
+    let ask = || http::send(house.addresses()[1], &get(target, "Metadata: true\r\n"));
+    for nth in 0..64 {
+        assert_eq!(ask().expect("an answer").status, 401, "{nth}");
+    }
+    for _ in 0..3 {
+        let refused = ask().expect("an answer");
+        assert_eq!(refused.status, 429);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(refused.header("www-authenticate"), None);
+    }
+    let samples = scrape(house.app.admin_address());
+    let refusals = |reason| sum(&samples, "foretoken_refusals_total", Some(reason));
+    assert_eq!((refusals("challenged"), refusals("challenges")), (64, 3));
+    let refused = sum(&samples, "foretoken_requests_total", Some("refused"));
+    assert_eq!(refused, 67);
 }
 
 fn exchange(stream: &mut (impl Read + Write), request: &str) -> Answer {

@@ -372,3 +372,44 @@ fn a_caller_that_waits_is_told_when_the_process_stops() {
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(site.served.ended().code(), Some(0));
 }
+
+#[test]
+fn env_prints_assignments_to_one_stream_and_says_what_was_chosen_on_the_other() {
+    let folder = folder();
+    let listener = |port: u16, dialect: &str| {
+        format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\ndialects = [\"{dialect}\"]\n")
+    };
+    let text = listener(7001, "vm-extension") + &listener(7002, "vm-extension");
+    let config = write_file(folder.path(), &text);
+    let config = config.to_str().expect("a plain path");
+    let env = |more: &[&str]| {
+        let all = [
+            &["env", "--dialect", "vm-extension", "--config", config],
+            more,
+        ]
+        .concat();
+        run(folder.path(), &all)
+    };
+    let err = |output: &Output| String::from_utf8(output.stderr.clone()).expect("text");
+    let line = |port| format!("export MSI_ENDPOINT='http://127.0.0.1:{port}/oauth2/token'\n");
+
+    let first = env(&[]);
+    assert_eq!(first.status.code(), Some(0));
+    assert_eq!(out(&first), line(7001));
+    let said = err(&first);
+    for words in [
+        "msrestazure",
+        "127.0.0.1:7001, 127.0.0.1:7002",
+        "--listener",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+
+    let second = env(&["--listener", "127.0.0.1:7002"]);
+    assert_eq!(out(&second), line(7002));
+    assert!(!err(&second).contains("--listener"), "{}", err(&second));
+
+    let wrong = env(&["--listener", "127.0.0.1:7003"]);
+    assert_eq!((wrong.status.code(), out(&wrong)), (Some(1), String::new()));
+    assert!(err(&wrong).contains("127.0.0.1:7001, 127.0.0.1:7002"));
+}

@@ -4,6 +4,7 @@ mod support;
 
 mod admin;
 mod bad_input;
+mod cache_headers;
 mod canary;
 mod chained;
 mod clients;
@@ -12,6 +13,7 @@ mod corpus;
 mod forced;
 mod no_wrong_answer;
 mod peers;
+mod reachability;
 mod recordings;
 mod restart;
 mod single_flight;

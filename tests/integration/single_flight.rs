@@ -3,8 +3,9 @@
 //! All callers have connections of their own, opened before the first request is sent, so that
 //! their requests reach Foretoken together while the emulator holds its answers back.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use foretoken::clock::Clock;
 use foretoken::telemetry::metrics::Outcome;
@@ -97,6 +98,68 @@ fn the_last_caller_is_served_when_all_others_hang_up() {
     drop(callers);
     let answer = answers(&mut last).pop().expect("one caller");
     assert_eq!(audience_of(&answer), resource(0));
+    assert_eq!(house.emulator.counts().total, 1);
+}
+
+#[test]
+fn a_caller_that_ends_its_side_with_its_request_is_answered_on_a_miss_as_on_a_hit() {
+    let house = slow_house(500, "");
+    for round in ["miss", "hit"] {
+        let mut callers = connect(house.address(), 1);
+        // The second one waits behind the first, and for a key of its own.
+        let both = [0, 1].map(|n| http::token_request(&resource(n))).concat();
+        callers[0].write_all(&both).expect("an open connection");
+        callers[0].shutdown(Shutdown::Write).expect("a half-close");
+        for number in [0, 1] {
+            let answer = http::read_answer(&mut callers[0]).expect(round);
+            assert_eq!(audience_of(&answer), resource(number), "{round}");
+        }
+        let mut rest = Vec::new();
+        callers[0].read_to_end(&mut rest).expect("a clean end");
+        assert!(rest.is_empty(), "{round}");
+    }
+    assert_eq!(house.emulator.counts().total, 2);
+}
+
+#[test]
+fn no_call_is_made_for_a_caller_that_hung_up_while_its_call_was_queued() {
+    let house = slow_house(1000, "max_in_flight = 1\nmax_per_second = 1000\n");
+    let mut callers = connect(house.address(), 2);
+    ask(&mut callers[..1], resource);
+    until("the first call flies", || {
+        house.emulator.counts().total == 1
+    });
+    ask(&mut callers[1..], |_| resource(1));
+    until("the second one is queued", || counted(&house) == 2);
+    // Longer than a client takes that only ends its side; the first call is still under way.
+    std::thread::sleep(Duration::from_millis(300));
+    callers.truncate(1);
+    assert_eq!(audience_of(&answers(&mut callers)[0]), resource(0));
+    // Whatever was queued went before this one.
+    ask(&mut callers, |_| resource(2));
+    assert_eq!(audience_of(&answers(&mut callers)[0]), resource(2));
+    let counts = house.emulator.counts();
+    assert_eq!(counts.calls_for("system", &resource(1)), 0);
+    assert_eq!(counts.total, 2);
+}
+
+#[test]
+fn callers_that_ended_their_side_are_held_in_small_numbers_only() {
+    // Far more than the two workers of a house hold.
+    const MANY: usize = 1000;
+    let house = slow_house(2000, WIDE);
+    let mut callers = connect(house.address(), MANY);
+    for caller in &mut callers {
+        caller.write_all(&http::token_request("r")).expect("open");
+        caller.shutdown(Shutdown::Write).expect("a half-close");
+    }
+    let answered = callers.iter_mut().map(|c| http::read_answer(c).is_ok());
+    let answered = answered.filter(|answered| *answered).count();
+    let held = 64 * 2;
+    assert!(
+        (1..=held).contains(&answered),
+        "{answered} of at most {held}"
+    );
     assert_eq!(house.emulator.counts().total, 1);
 }
 

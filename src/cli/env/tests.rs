@@ -98,10 +98,20 @@ fn arc_clients_are_told_where_they_look_for_key_files() {
 }
 
 #[test]
-fn the_vm_extension_has_nothing_to_set() {
-    let advice = advice_of("", "--dialect vm-extension").unwrap();
-    assert!(advice.variables.is_empty());
-    assert!(advice.notes.join("\n").contains("localhost:50342"));
+fn the_vm_extension_has_one_variable_and_says_who_reads_it() {
+    let line = "--dialect vm-extension";
+    let expected = "MSI_ENDPOINT=http://127.0.0.1:16925/oauth2/token";
+    assert_eq!(printed("", line), expected);
+    let notes = |config: &str| advice_of(config, line).unwrap().notes.join("\n");
+    for words in [
+        "msrestazure",
+        "localhost:50342",
+        "do not find 127.0.0.1:16925",
+    ] {
+        assert!(notes("").contains(words), "{words}: {}", notes(""));
+    }
+    let built_in = listening("127.0.0.1:50342", "\"vm-extension\"");
+    assert!(!notes(&built_in).contains("do not find"));
 }
 
 #[test]
@@ -138,6 +148,31 @@ fn the_first_listener_that_a_url_can_name_is_named() {
     let only = listening("unix:/run/a.sock", "\"imds\"");
     assert!(refused(&only, "--dialect imds").contains("Unix sockets"));
     assert!(refused(&only, "--dialect arc").contains("no listener speaks arc"));
+}
+
+#[test]
+fn another_listener_is_named_when_it_is_asked_for() {
+    let config = listening("127.0.0.1:7001", "\"imds\"")
+        + &listening("127.0.0.1:7002", "\"app-service\"")
+        + &listening("[::1]:7003", "\"imds\"");
+    let line = "--dialect imds --listener";
+    let named = |at: &str| printed(&config, &format!("{line} {at}"));
+    assert!(named("127.0.0.1:7001").ends_with("http://127.0.0.1:7001"));
+    assert!(named("[::1]:7003").ends_with("http://[::1]:7003"));
+    for at in ["127.0.0.1:7002", "127.0.0.1:7003", "127.0.0.1:1"] {
+        let why = refused(&config, &format!("{line} {at}"));
+        let list = "imds; it is spoken at 127.0.0.1:7001, [::1]:7003";
+        assert!(why.contains(at) && why.ends_with(list), "{why}");
+    }
+    assert!(advice_of(&config, &format!("{line} imds")).is_err());
+
+    // Who does not choose is told that there was a choice; the default listeners are none.
+    let notes = |config: &str, line| advice_of(config, line).unwrap().notes.join("\n");
+    let told = "imds is spoken at 127.0.0.1:7001, [::1]:7003; this names the first";
+    assert!(notes(&config, "--dialect imds").contains(told));
+    let chosen = "--dialect imds --listener 127.0.0.1:7001";
+    assert!(!notes(&config, chosen).contains("is spoken at"));
+    assert!(!notes("", "--dialect imds").contains("is spoken at"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use foretoken::authz::guard::{Facts, Header};
 use libfuzzer_sys::fuzz_target;
 
 const OURS: [&str; 4] = ["169.254.169.254", "127.0.0.1", "localhost", "[::1]"];
-const MARKS: [&str; 13] = [
+const MARKS: [&str; 36] = [
     "via",
     "forwarded",
     "x-real-ip",
@@ -21,6 +21,29 @@ const MARKS: [&str; 13] = [
     "upgrade",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "x-cluster-client-ip",
+    "fastly-client-ip",
+    "x-proxyuser-ip",
+    "client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-original-uri",
+    "x-original-for",
+    "x-original-host",
+    "x-host",
+    "cdn-loop",
+    "max-forwards",
 ];
 
 /// One header a line, the name up to the first colon. An empty name stands for `Host`, so that a

@@ -25,6 +25,12 @@ fuzz_target!(|data: &[u8]| {
             query.escape_ascii(),
             again.escape_ascii()
         );
+        // A name that means something stands in the query as it is.
+        for pair in query.split(|b| *b == b'&') {
+            let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
+            let plain = decoded(name);
+            assert!(name == plain || !KNOWN.contains(&&*plain), "{}", query.escape_ascii());
+        }
         // Order never matters, and neither does what is encoded.
         let mut pairs: Vec<_> = query.split(|b| *b == b'&').collect();
         pairs.reverse();
@@ -36,6 +42,22 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(same, meaning(first) == meaning(second));
     }
 });
+
+const KNOWN: [&[u8]; 13] = [
+    b"api-version",
+    b"resource",
+    b"client_id",
+    b"clientid",
+    b"object_id",
+    b"principal_id",
+    b"principalId",
+    b"msi_res_id",
+    b"mi_res_id",
+    b"msi-res-id",
+    b"xms_cc",
+    b"bypass_cache",
+    b"token_sha256_to_refresh",
+];
 
 fn key(query: &[u8]) -> Option<TokenKey> {
     Some(
@@ -56,8 +78,12 @@ fn written(key: &TokenKey) -> Vec<u8> {
     put(key.resource.as_str().as_bytes());
     let mut pair = |name: &[u8], value: &str| {
         query.push(b'&');
-        for byte in name {
-            query.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        if KNOWN.contains(&name) {
+            query.extend_from_slice(name);
+        } else {
+            for byte in name {
+                query.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            }
         }
         query.push(b'=');
         for byte in value.bytes() {
@@ -93,13 +119,15 @@ fn meaning(query: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
             // What asks for another token of the same kind asks for the same kind.
             b"api-version" | b"bypass_cache" | b"token_sha256_to_refresh" => {}
             b"resource" => asked.push((b"=resource".to_vec(), value)),
-            b"client_id" | b"object_id" | b"msi_res_id" | b"mi_res_id" | b"msi-res-id" => {
-                let kind = match name[0] {
-                    b'm' => b"=resource id".to_vec(),
-                    _ => [b"=", &*name].concat(),
+            b"client_id" | b"clientid" | b"object_id" | b"principal_id" | b"principalId"
+            | b"msi_res_id" | b"mi_res_id" | b"msi-res-id" => {
+                let kind: &[u8] = match name[0] {
+                    b'c' => b"=client id",
+                    b'm' => b"=resource id",
+                    _ => b"=object id",
                 };
                 if !value.is_empty() {
-                    asked.push((kind, value.to_ascii_lowercase()));
+                    asked.push((kind.to_vec(), value.to_ascii_lowercase()));
                 }
             }
             b"xms_cc" => asked.extend(
