@@ -1,9 +1,9 @@
 """Stand-ins for Azure's services, that take a bearer token seriously.
 
-    python stand_in.py --discovery URL --folder FOLDER [--secrets FILE]
+    python stand_in.py --discovery URL --folder FOLDER [--first-port PORT] [--secrets FILE]
 
-Serves, each on a free port of 127.0.0.1 and over TLS, as much of three services as their stock
-clients need, and prints where. Every request has to carry a token whose signature, issuer, audience
+Serves as much of three services as their stock clients need, over TLS, each on a port of its own of
+127.0.0.1: three in a row from PORT on, or free ones. Prints where. Every request has to carry a token whose signature, issuer, audience
 and life are right, by the keys that the discovery document at URL leads to. A refusal names what
 was wrong, and a token is never printed.
 
@@ -48,6 +48,7 @@ def main():
     parser = argparse.ArgumentParser(description="Stand-ins for Azure's services.")
     parser.add_argument("--discovery", required=True, metavar="URL")
     parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--first-port", type=int, metavar="PORT")
     parser.add_argument("--secrets", type=Path, metavar="FILE")
     told = parser.parse_args()
     if told.secrets is None:
@@ -59,13 +60,17 @@ def main():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
-    servers = [
-        serve("vault", Vault, context, verifier, kept),
-        serve("resource-manager", ResourceManager, context, verifier, GROUPS),
-        serve("data-lake", DataLake, context, verifier, {}),
+    services = [
+        ("vault", Vault, kept),
+        ("resource-manager", ResourceManager, GROUPS),
+        ("data-lake", DataLake, {}),
     ]
+    running = []
+    for at, (name, service, data) in enumerate(services):
+        port = 0 if told.first_port is None else told.first_port + at
+        running.append(serve(name, service, port, context, verifier, data))
     print(f"to be trusted: {told.folder / 'ca.pem'}", flush=True)
-    for server in servers:
+    for server in running:
         server.join()
 
 
@@ -153,9 +158,9 @@ def make_certificates(folder):
     return folder / "server.pem", key
 
 
-def serve(name, service, context, verifier, data):
-    """Starts a service, and tells where it is."""
-    server = Server(("127.0.0.1", 0), service)
+def serve(name, service, port, context, verifier, data):
+    """Starts a service, and tells where it is; its thread."""
+    server = Server(("127.0.0.1", port), service)
     server.verifier = verifier
     server.data = data
     server.url = f"https://127.0.0.1:{server.server_port}"

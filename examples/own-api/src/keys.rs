@@ -2,7 +2,7 @@
 //! when a token names one that is not known. Keys are exchanged without notice, so that must work;
 //! anyone can make up a name, so it happens at most once in [`PAUSE`].
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,16 +26,13 @@ struct Known {
 
 impl Keys {
     /// Fetches the keys; fails unless the document is this issuer's.
-    pub fn fetch(discovery: String, issuer: String) -> Result<Self> {
+    pub fn new(discovery: String, issuer: String) -> Result<Self> {
         let keys = fetch(&discovery, &issuer)?;
-        let known = Mutex::new(Known {
-            keys,
-            fetched: Instant::now(),
-        });
+        let fetched = Instant::now();
         Ok(Self {
             discovery,
             issuer,
-            known,
+            known: Mutex::new(Known { keys, fetched }),
         })
     }
 
@@ -43,48 +40,55 @@ impl Keys {
         &self.issuer
     }
 
-    /// The key of this name. May take as long as two calls to the identity provider, so it is not
-    /// for a thread that others wait for; those that ask meanwhile wait for the same answer.
+    /// The key of this name. May call the identity provider, so it is not for a thread that others
+    /// wait for. Meanwhile known keys are found, and unknown ones are not.
     pub fn find(&self, name: &str) -> Option<DecodingKey> {
-        let mut known = self
-            .known
-            .lock()
-            .expect("no thread panics while it holds the keys");
-        if known.keys.find(name).is_none() && known.fetched.elapsed() >= PAUSE {
-            known.fetched = Instant::now();
-            match fetch(&self.discovery, &self.issuer) {
-                Ok(keys) => known.keys = keys,
-                Err(error) => eprintln!("cannot fetch the keys again: {error:#}"),
-            }
+        let found = self.known().keys.find(name).cloned();
+        let found = found.or_else(|| {
+            self.fetch_again();
+            self.known().keys.find(name).cloned()
+        })?;
+        DecodingKey::from_jwk(&found).ok()
+    }
+
+    fn fetch_again(&self) {
+        let mut known = self.known();
+        if known.fetched.elapsed() < PAUSE {
+            return;
         }
-        DecodingKey::from_jwk(known.keys.find(name)?).ok()
+        known.fetched = Instant::now();
+        drop(known);
+        match fetch(&self.discovery, &self.issuer) {
+            Ok(keys) => self.known().keys = keys,
+            Err(error) => eprintln!("cannot fetch the keys again: {error:#}"),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        let known = self.known.lock();
+        known.expect("no thread panics while it holds the keys")
     }
 }
 
 fn fetch(discovery: &str, issuer: &str) -> Result<JwkSet> {
-    let document: Value = get(discovery)?;
+    let document = get(discovery)?;
     let found = document["issuer"].as_str().unwrap_or_default();
     ensure!(
         found == issuer,
         "{discovery} is of {found:?}, not of {issuer:?}"
     );
-    let uri = document["jwks_uri"]
-        .as_str()
-        .context("no jwks_uri in the discovery document")?;
+    let uri = document["jwks_uri"].as_str();
+    let uri = uri.context("no jwks_uri in the discovery document")?;
     Ok(serde_json::from_value(get(uri)?)?)
 }
 
 fn get(url: &str) -> Result<Value> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .build()
-        .into();
+    let settings = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT));
+    let agent: ureq::Agent = settings.build().into();
     let mut answer = agent
         .get(url)
         .call()
         .with_context(|| format!("cannot get {url}"))?;
-    answer
-        .body_mut()
-        .read_json()
-        .with_context(|| format!("{url} is not JSON"))
+    let body = answer.body_mut().read_json();
+    body.with_context(|| format!("{url} is not JSON"))
 }

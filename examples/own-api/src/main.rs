@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
     let Ok([listen, audience, role, issuer, discovery]) = <[String; 5]>::try_from(arguments) else {
         bail!("the arguments are an address, an audience, a role, an issuer and a discovery URL");
     };
-    let keys = Keys::fetch(discovery, issuer)?;
+    let keys = Keys::new(discovery, issuer)?;
     let api = Arc::new(Api {
         keys,
         audience,
