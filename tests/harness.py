@@ -170,7 +170,7 @@ def bare(folder):
 
 
 def free_ports(count):
-    """Ports that nobody has now."""
+    """Ports that nobody has now: `foretoken env` tells none of those that the system chooses."""
     with ExitStack() as sockets:
         bound = [sockets.enter_context(socket.socket()) for _ in range(count)]
         for it in bound:

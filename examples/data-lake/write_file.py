@@ -19,9 +19,9 @@ def main():
 def write_and_read(credential, account_url, file_system, path, text):
     # One try: what is refused stays refused.
     with DataLakeServiceClient(account_url, credential, retry_total=0) as account:
-        with account.get_file_client(file_system, path) as file:
-            file.upload_data(text.encode(), overwrite=True)
-            return file.download_file(encoding="utf-8").readall()
+        file = account.get_file_client(file_system, path)
+        file.upload_data(text.encode(), overwrite=True)
+        return file.download_file(encoding="utf-8").readall()
 
 
 if __name__ == "__main__":

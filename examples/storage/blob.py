@@ -7,6 +7,7 @@ read is printed. There is no account key, connection string or shared access sig
 """
 
 import sys
+from contextlib import suppress
 
 from azure.core.exceptions import ResourceExistsError
 from azure.identity import ManagedIdentityCredential
@@ -24,10 +25,8 @@ def write_and_read(account_url, credential, container, blob, text=None):
     with BlobServiceClient(account_url, credential, retry_total=0) as account:
         folder = account.get_container_client(container)
         if text is not None:
-            try:
+            with suppress(ResourceExistsError):
                 folder.create_container()
-            except ResourceExistsError:
-                pass
             folder.upload_blob(blob, text, overwrite=True)
         return folder.download_blob(blob, encoding="utf-8").readall()
 

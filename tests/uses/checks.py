@@ -143,7 +143,8 @@ def services(settings):
     read_blob = example("storage/blob").write_and_read
     pack = example("sql-database/access_token").pack
     verifier = Verifier(settings["discovery"])
-    vault, arm, lake, blobs = (urls[it] for it in ("vault", "resource-manager", "data-lake", "blobs"))
+    vault, arm, lake = urls["vault"], urls["resource-manager"], urls["data-lake"]
+    blobs = urls["blobs"]
     subscription = settings["subscription"]
     api = f"{urls['api']}/whoami"
     return [

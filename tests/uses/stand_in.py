@@ -3,9 +3,9 @@
     python stand_in.py --discovery URL --folder FOLDER [--first-port PORT] [--secrets FILE]
 
 Serves as much of three services as their stock clients need, over TLS, each on a port of its own of
-127.0.0.1: three in a row from PORT on, or free ones. Prints where. Every request has to carry a token whose signature, issuer, audience
-and life are right, by the keys that the discovery document at URL leads to. A refusal names what
-was wrong, and a token is never printed.
+127.0.0.1: three in a row from PORT on, or free ones. Prints where. Every request has to carry a
+token whose signature, issuer, audience and life are right, by the keys that the discovery document
+at URL leads to. A refusal names what was wrong, and a token is never printed.
 
 - vault: Key Vault, with its challenge. The secrets are those of FILE, {"name": "value"}; without
   one, a single secret `database-password` is made up.
@@ -41,6 +41,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 TIMEOUT_S = 30
 BODY_LIMIT = 1 << 20
 FILES_LIMIT = 100
+# All must be said.
+KEY_USAGES = [
+    "content_commitment",
+    "crl_sign",
+    "data_encipherment",
+    "decipher_only",
+    "encipher_only",
+    "key_agreement",
+    "key_encipherment",
+]
 GROUPS = ["rg-orders", "rg-ledger"]
 
 
@@ -107,19 +117,16 @@ def fetch_json(url):
 
 
 def make_certificates(folder):
-    """A test authority, and a certificate of this machine that it signed: its path, and the key's."""
+    """A test authority, and a certificate that it signed: the paths of the latter and its key."""
     folder.mkdir(parents=True, exist_ok=True)
-    start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=5)
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
     authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    issuer = authority_key.public_key()
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Foretoken test authority")])
     server = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
 
     def certificate(name, key, is_authority):
-        usage = dict.fromkeys(
-            "content_commitment key_encipherment data_encipherment key_agreement encipher_only"
-            " decipher_only".split(),
-            False,
-        )
+        usage = dict.fromkeys(KEY_USAGES, False)
         usage |= {"digital_signature": not is_authority, "key_cert_sign": is_authority}
         return (
             x509.CertificateBuilder()
@@ -130,11 +137,9 @@ def make_certificates(folder):
             .not_valid_before(start)
             .not_valid_after(start + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), True)
-            .add_extension(x509.KeyUsage(**usage, crl_sign=is_authority), True)
+            .add_extension(x509.KeyUsage(**usage), True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False)
         )
 
     names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
@@ -145,7 +150,7 @@ def make_certificates(folder):
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
     ]
     pem = serialization.Encoding.PEM
-    for name, builder in zip(("ca.pem", "server.pem"), signed):
+    for name, builder in zip(("ca.pem", "server.pem"), signed, strict=True):
         made = builder.sign(authority_key, hashes.SHA256()).public_bytes(pem)
         (folder / name).write_bytes(made)
     key = folder / "server.key"
@@ -321,7 +326,7 @@ class DataLake(Service):
         return self.send(206, part, {**headers, "Content-Range": place})
 
     def state(self):
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         return {"ETag": '"0x1"', "Last-Modified": now.strftime("%a, %d %b %Y %H:%M:%S GMT")}
 
 
