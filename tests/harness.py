@@ -14,7 +14,7 @@ import time
 import urllib.request
 from contextlib import ExitStack
 
-START_S = 30
+START_S = 60
 
 
 class Report:
