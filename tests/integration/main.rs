@@ -11,6 +11,7 @@ mod clients;
 mod commands;
 mod corpus;
 mod forced;
+mod json_answers;
 mod no_wrong_answer;
 mod peers;
 mod reachability;
