@@ -7,7 +7,7 @@ use crate::admin::{self, Admin};
 use crate::authz::{Clients, Policy};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::refresh::{self, Driver, Handle, Writer};
 use crate::server::handler::Live;
 use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Parts, Running};
@@ -96,8 +96,15 @@ impl App {
         let upstream = &settings.upstream.source;
         if let Some(endpoint) = upstream.endpoint() {
             let address = endpoint.address;
-            let own = addresses.contains(&Address::Tcp(address));
-            if own || admin_front.address() == address {
+            let near = config::is_of_this_machine(address.ip());
+            let ours = |taken: &Address| match taken {
+                Address::Tcp(taken) if taken.ip().is_unspecified() => {
+                    near && taken.port() == address.port()
+                }
+                Address::Tcp(taken) => *taken == address,
+                Address::Unix(_) => false,
+            };
+            if addresses.iter().any(ours) || admin_front.address() == address {
                 return Err(StartError::OwnUpstream(address));
             }
         }

@@ -79,7 +79,7 @@ pub(super) struct Check<'e> {
     /// A default needs a folder for state, and there is none.
     stateless: bool,
     /// The text is all TOML, so what is not there was not typed.
-    whole: bool,
+    pub whole: bool,
     pub found: Vec<At<Complaint>>,
     origins: Vec<(String, Origin)>,
     pub rules: Rules,

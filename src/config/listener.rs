@@ -156,6 +156,9 @@ impl Check<'_> {
             allow_agent: allow.value,
         };
         let spoken = of.speaks(Dialect::Arc);
+        if spoken {
+            self.rules.arc_folders.push(folder.value.clone());
+        }
         Some(folder.map(|folder| spoken.then(|| settings(folder))))
     }
 }

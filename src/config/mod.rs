@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 mod check;
 mod client;
+mod detect;
 mod effective;
 mod endpoint;
 mod listener;
@@ -36,6 +37,7 @@ mod golden;
 
 pub use effective::Effective;
 pub use mistake::{ConfigError, Mistake, Mistakes, Place};
+pub(crate) use rules::is_of_this_machine;
 pub use source::{Environment, Platform};
 
 use crate::telemetry::log;

@@ -5,7 +5,7 @@
 //! wrong takes part in no rule. Paths are compared as written, after `.` and `..`: what links
 //! make of them is for the rooms that open them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -21,6 +21,15 @@ pub(super) struct Rules {
     pub endpoint: Option<Meant<SocketAddr>>,
     pub store: Option<Meant<PathBuf>>,
     pub key: Option<Meant<PathBuf>>,
+    /// Where our own challenges put their keys.
+    pub arc_folders: Vec<PathBuf>,
+    /// Where another's challenges do.
+    pub arc_upstream: Option<Meant<PathBuf>>,
+}
+
+/// Whether an address is one of this machine's own: only those can be bound.
+pub(crate) fn is_of_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 impl Rules {
@@ -37,7 +46,7 @@ impl Rules {
 
     /// The option that takes an address which a call to `asked` would reach.
     fn taker(&self, asked: SocketAddr) -> Option<&(String, Meant<Address>)> {
-        let near = asked.ip().is_loopback();
+        let near = is_of_this_machine(asked.ip());
         let asked = Meant {
             value: Address::Tcp(asked),
             origin: Origin::Default,
@@ -52,6 +61,7 @@ impl Rules {
         let mut found = self.taken_twice();
         found.extend(self.upstream_is_us());
         found.extend(self.key_in_store());
+        found.extend(self.keys_of_both());
         found
     }
 
@@ -110,6 +120,24 @@ impl Rules {
             "keep them apart, so that a copied store is useless without its key",
         );
         inside.then(|| complaint.at(span))
+    }
+}
+
+impl Rules {
+    /// Whoever took the agent's place could have us show it a key of our own, and redeem that here.
+    fn keys_of_both(&self) -> Option<At<Complaint>> {
+        let theirs = self.arc_upstream.as_ref()?;
+        let own = self.arc_folders.iter();
+        let shared = own
+            .map(|own| tidied(own))
+            .any(|own| own == tidied(&theirs.value));
+        let message = format!(
+            "{} is also where Foretoken puts its own keys",
+            theirs.value.display()
+        );
+        let hint = "give the listener another `arc_folder`";
+        let span = theirs.origin.span()?;
+        shared.then(|| Complaint::new(message, hint).at(span))
     }
 }
 

@@ -71,13 +71,13 @@ pub struct Platform {
     /// The variables that are set and not empty.
     variables: Vec<(&'static str, Zeroizing<String>)>,
     /// Whether Arc's agent is installed.
-    himds: bool,
+    agent: bool,
 }
 
 impl Platform {
     fn of_process() -> Self {
         Self {
-            himds: Path::new(HIMDS).exists(),
+            agent: Path::new(HIMDS).exists(),
             ..Self::with(|name| std::env::var_os(name))
         }
     }
@@ -90,7 +90,7 @@ impl Platform {
         let variables = PLATFORM_VARIABLES.iter().filter_map(set);
         Self {
             variables: variables.filter(|(_, value)| !value.is_empty()).collect(),
-            himds: false,
+            agent: false,
         }
     }
 
@@ -101,8 +101,17 @@ impl Platform {
     }
 
     /// Whether Arc's agent is installed.
-    pub(super) fn has_himds(&self) -> bool {
-        self.himds
+    pub(super) fn has_agent(&self) -> bool {
+        self.agent
+    }
+
+    /// The same, with Arc's agent installed.
+    #[must_use]
+    pub fn with_agent(self) -> Self {
+        Self {
+            agent: true,
+            ..self
+        }
     }
 }
 

@@ -19,6 +19,10 @@ use crate::upstream::{Class, FetchError, TokenSource};
 /// keys are found at most this long after a resume.
 const MAX_SLEEP_MS: u64 = 1000;
 
+/// Names and files are looked up beside the thread; one that hangs takes a place until it ends, and
+/// calls that find none free end by their deadline.
+const MAX_BLOCKING_THREADS: usize = 8;
+
 type Answer = (Id, Result<AccessToken, FetchError>);
 
 /// Picks keys.
@@ -99,6 +103,7 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(MAX_BLOCKING_THREADS)
             .build()?;
         let (sender, inbox) = mpsc::unbounded_channel();
         let work = writer.restore(clock.now(), restored);
@@ -106,6 +111,8 @@ impl Driver {
             .name("refresh".into())
             .spawn(move || {
                 runtime.block_on(run(writer, source, clock, inbox, work));
+                // A look-up of a name, or a file on a disk that hangs, does not hold up the end.
+                runtime.shutdown_background();
             })?;
         Ok(Self {
             handle: Handle(sender),

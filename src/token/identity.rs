@@ -28,7 +28,7 @@ pub enum InvalidSelector {
         Identity::MAX_SELECTOR_BYTES
     )]
     TooLong,
-    /// Anything but printable ASCII.
+    /// Anything but printable ASCII, or blanks at its ends.
     #[error("the identity selector holds characters that no identity has")]
     NotText,
 }
@@ -52,7 +52,9 @@ impl Identity {
         if decoded.len() > Self::MAX_SELECTOR_BYTES {
             return Err(InvalidSelector::TooLong);
         }
-        if !decoded.iter().all(|b| (b' '..=b'~').contains(b)) {
+        // A source that trims blanks would take one for no selector at all.
+        let trimmed = decoded.trim_ascii().len() == decoded.len();
+        if !trimmed || !decoded.iter().all(|b| (b' '..=b'~').contains(b)) {
             return Err(InvalidSelector::NotText);
         }
         let text: String = decoded
@@ -115,6 +117,10 @@ mod tests {
             Identity::select(Identity::ClientId, b"a\nb"),
             Err(InvalidSelector::NotText)
         );
+        for blank in [&b" "[..], b" a", b"a "] {
+            let refused = Identity::select(Identity::ObjectId, blank);
+            assert_eq!(refused, Err(InvalidSelector::NotText));
+        }
         assert_eq!(
             Identity::select(Identity::ObjectId, &[b'a'; 513]),
             Err(InvalidSelector::TooLong)

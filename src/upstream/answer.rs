@@ -3,11 +3,11 @@
 //! Pure functions of the bytes, the key that was asked for and the time.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use hyper::header::{HeaderMap, RETRY_AFTER};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::{Map, Value};
+use serde::de::{IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::expiry::expires_on;
 use super::retry_after::retry_after;
@@ -37,8 +37,7 @@ pub struct Times {
 /// readers could take either.
 #[derive(Deserialize)]
 struct Body<'a> {
-    #[serde(borrow)]
-    access_token: Option<Cow<'a, str>>,
+    access_token: Option<Hidden>,
     #[serde(borrow)]
     token_type: Option<Scalar<'a>>,
     #[serde(borrow)]
@@ -47,6 +46,8 @@ struct Body<'a> {
     client_id: Option<Scalar<'a>>,
     #[serde(borrow)]
     object_id: Option<Scalar<'a>>,
+    #[serde(borrow)]
+    principal_id: Option<Scalar<'a>>,
     #[serde(borrow)]
     msi_res_id: Option<Scalar<'a>>,
     #[serde(borrow)]
@@ -62,6 +63,27 @@ struct Body<'a> {
     /// Old App Service tells failures with 200 (`protocols.md` §3.3).
     #[serde(rename = "ExceptionMessage")]
     exception: Option<IgnoredAny>,
+}
+
+/// A text that is wiped, wherever its reading ends.
+struct Hidden(Secret);
+
+impl<'de> Deserialize<'de> for Hidden {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Hidden;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Hidden, E> {
+                Ok(Hidden(Secret::new(text.as_bytes().to_vec())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
 }
 
 /// A number, which one source writes as a string and the next as a number.
@@ -122,11 +144,15 @@ pub fn read_token(
         ..FetchError::of(class)
     };
     let malformed = || refuse(Class::Malformed);
+    // A list with the members' values in their order would be read too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(malformed());
+    }
     let read: Body<'_> = serde_json::from_slice(body).map_err(|_| malformed())?;
     if read.exception.is_some() {
-        return Err(exception(body));
+        return Err(exception(source.kind(), body));
     }
-    let secret = Secret::new(read.access_token.ok_or_else(malformed)?.into_owned().into());
+    let Hidden(secret) = read.access_token.ok_or_else(malformed)?;
     let is_token = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\');
     if secret.expose().is_empty() || !secret.expose().iter().all(is_token) {
         return Err(malformed());
@@ -149,16 +175,18 @@ pub fn read_token(
     {
         return Err(refuse(Class::WrongClient));
     }
-    if source.kind() == Kind::Arc {
-        // Old agents take no notice of a selector and give the machine's own token; those that do
-        // tell so by an echo (`protocols.md` §3.4).
-        let echoed = match &key.identity {
-            Identity::System => true,
-            Identity::ClientId(id) => is_echo(id, [&read.client_id, &None]),
-            Identity::ObjectId(id) => is_echo(id, [&read.object_id, &None]),
-            Identity::ResourceId(id) => is_echo(id, [&read.msi_res_id, &read.mi_res_id]),
-        };
-        if !echoed {
+    let echoes = match &key.identity {
+        Identity::System | Identity::ClientId(_) => [&None, &None],
+        Identity::ObjectId(_) => [&read.object_id, &read.principal_id],
+        Identity::ResourceId(_) => [&read.msi_res_id, &read.mi_res_id],
+    };
+    if let Some((_, asked)) = key.identity.selector() {
+        let mut echoes = echoes.into_iter().flatten().peekable();
+        // Old agents of Arc take no notice of a selector and give the machine's own token; those
+        // that do tell so by an echo (`protocols.md` §3.4).
+        let named = echoes.peek().is_some() || client_id.is_some();
+        let silent = source.kind() == Kind::Arc && !named;
+        if silent || !echoes.all(|echo| echo.names(asked)) {
             return Err(refuse(Class::WrongClient));
         }
     }
@@ -189,10 +217,6 @@ pub fn read_token(
         lifetime,
         client_id,
     })
-}
-
-fn is_echo(id: &str, echoes: [&Option<Scalar<'_>>; 2]) -> bool {
-    echoes.into_iter().flatten().any(|echo| echo.names(id))
 }
 
 /// Whether the answer is about the resource that was asked for.
@@ -226,38 +250,69 @@ pub fn read_refusal(
 }
 
 /// A failure that was told with 200.
-fn exception(body: &[u8]) -> FetchError {
-    let inner = serde_json::from_slice::<Map<String, Value>>(body).unwrap_or_default();
-    let status = inner.get("StatusCode").and_then(Value::as_u64);
+fn exception(kind: Kind, body: &[u8]) -> FetchError {
+    let told = serde_json::from_slice::<Told<'_>>(body).ok();
+    let status = told.and_then(|told| told.status?.seconds());
     let status = status.and_then(|status| u16::try_from(status).ok());
     let status = status.filter(|status| (400..=599).contains(status));
     let status = status.unwrap_or(503);
     FetchError {
-        class: Class::of_status(Kind::AppService2017, status),
+        class: Class::of_status(kind, status),
         status: Some(status),
         retry_after: None,
         detail: read_detail(body),
     }
 }
 
-/// The source's own words for an error, where it has any, as a code and a text: the shapes of IMDS
-/// and Entra, of Service Fabric and Cloud Shell, and of App Service in its two versions.
+/// The members that say why there is no token, in the shapes of IMDS and Entra, of Service Fabric
+/// and Cloud Shell, and of App Service in its two versions.
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    error: Option<Cause<'a>>,
+    #[serde(borrow)]
+    error_description: Option<Scalar<'a>>,
+    #[serde(borrow)]
+    message: Option<Scalar<'a>>,
+    #[serde(borrow, rename = "Message")]
+    message_2017: Option<Scalar<'a>>,
+    #[serde(borrow, rename = "ExceptionMessage")]
+    exception: Option<Scalar<'a>>,
+    #[serde(borrow, rename = "ErrorCode")]
+    code: Option<Scalar<'a>>,
+    #[serde(borrow, rename = "StatusCode")]
+    status: Option<Scalar<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Cause<'a> {
+    Inner {
+        #[serde(borrow)]
+        code: Scalar<'a>,
+        #[serde(borrow)]
+        message: Option<Scalar<'a>>,
+    },
+    #[serde(borrow)]
+    Code(Scalar<'a>),
+}
+
+/// The source's own words for an error, where it has any, as a code and a text.
 fn read_detail(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
-    let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    let text = |of: &Map<String, Value>, name: &str| of.get(name)?.as_str().map(short);
-    match body.get("error") {
-        Some(Value::String(error)) => {
-            let description = text(&body, "error_description");
-            Some((short(error), description.unwrap_or_default()))
+    let told: Told<'_> = serde_json::from_slice(body).ok()?;
+    let text = |it: &Option<Scalar<'_>>| it.as_ref()?.text().map(short);
+    match &told.error {
+        Some(Cause::Inner { code, message }) => {
+            Some((short(code.text()?), text(message).unwrap_or_default()))
         }
-        Some(Value::Object(error)) => {
-            let code = text(error, "code")?;
-            Some((code, text(error, "message").unwrap_or_default()))
+        Some(Cause::Code(code)) => {
+            let description = text(&told.error_description);
+            Some((short(code.text()?), description.unwrap_or_default()))
         }
-        _ => {
-            let names = ["message", "Message", "ExceptionMessage"];
-            let message = names.into_iter().find_map(|name| text(&body, name))?;
-            let code = text(&body, "ErrorCode");
+        None => {
+            let messages = [&told.message, &told.message_2017, &told.exception];
+            let message = messages.into_iter().find_map(text)?;
+            let code = text(&told.code);
             Some((code.unwrap_or_else(|| "invalid_request".into()), message))
         }
     }

@@ -70,7 +70,7 @@ impl Client {
     async fn ask(&self, ask: &Ask) -> Result<AccessToken, FetchError> {
         let mut question = question(&self.source, ask)?;
         if let Source::WorkloadIdentity(federation) = &*self.source {
-            question.assert(&assertion(&federation.token_file).await?)?;
+            question.show(&assertion(&federation.token_file).await?);
         }
         if let Source::Arc { folder, .. } = &*self.source {
             let challenge = call(&self.place, &question).await?;

@@ -31,7 +31,10 @@ pub fn expires_on(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok();
     }
-    let at = if text.contains('/') {
+    // A year with a sign would be read.
+    let at = if text.starts_with(['+', '-']) || text.contains("/+") || text.contains("/-") {
+        return None;
+    } else if text.contains('/') {
         us_date(text)?
     } else if text.contains('T') {
         OffsetDateTime::parse(text, &Rfc3339).ok()?
@@ -58,10 +61,11 @@ fn us_date(text: &str) -> Option<OffsetDateTime> {
     if parts.next().is_some() {
         return None;
     }
-    // `00:00:00 PM` has been seen: an hour that no clock of 12 hours shows is one of 24.
+    // `00:00:00 PM` has been seen: a clock that counts the hours from 0 to 11. An hour past 12 is
+    // that of a clock of 24 hours, whatever half is written beside it.
     let hour = match (half, at.hour()) {
         (Some("AM"), 12) => 0,
-        (Some("PM"), hour @ 1..=11) => hour + 12,
+        (Some("PM"), hour @ 0..=11) => hour + 12,
         (_, hour) => hour,
     };
     Some(at.replace_hour(hour).ok()?.assume_offset(offset))
@@ -84,7 +88,7 @@ mod tests {
             ("06/20/2019 02:57:58 +00:00", 1_560_999_478),
             ("06/20/2019 02:57:58", 1_560_999_478),
             ("06/20/2019 04:57:58 +02:00", 1_560_999_478),
-            ("09/14/2017 00:00:00 PM +00:00", 1_505_347_200),
+            ("09/14/2017 00:00:00 PM +00:00", 1_505_390_400),
             ("09/14/2017 13:00:00 PM +00:00", 1_505_394_000),
             ("2024-10-18T19:51:37.0000000+00:00", 1_729_281_097),
             ("2024-10-18T19:51:37Z", 1_729_281_097),
@@ -117,6 +121,8 @@ mod tests {
             "2024-10-18",
             "2024-10-18T19:51:37",
             "Fri, 18 Oct 2024 19:51:37 GMT",
+            "8/10/+2000 12:24:30",
+            "+2024-10-18 19:51:37",
             "１５８６９８４７３５",
         ] {
             assert_eq!(expires_on(text), None, "{text}");

@@ -68,15 +68,14 @@ pub(super) struct Answer {
 /// `Unreachable`, `Timeout` (of connecting), `Untrusted` or `TooLong`; whatever the status is, it
 /// is an answer.
 pub(super) async fn call(place: &Place, question: &Question) -> Result<Answer, FetchError> {
-    let limit = match place.at {
-        At::Address(_) => CONNECT_DEADLINE,
-        At::Name(..) => CONNECT_BY_NAME_DEADLINE,
+    let stream = match &place.at {
+        At::Address(address) => connect(*address).await?,
+        At::Name(name, port) => {
+            let connecting = connect_by_name(name, *port);
+            let within = tokio::time::timeout(CONNECT_BY_NAME_DEADLINE, connecting);
+            within.await.map_err(|_| timeout())??
+        }
     };
-    let connecting = tokio::time::timeout(limit, connect(&place.at));
-    let stream = connecting
-        .await
-        .map_err(|_| FetchError::of(Class::Timeout))?
-        .map_err(|_| unreachable())?;
     let request = request(place, question)?;
     match &place.tls {
         None => exchange(stream, request).await,
@@ -88,11 +87,23 @@ pub(super) async fn call(place: &Place, question: &Question) -> Result<Answer, F
     }
 }
 
-async fn connect(at: &At) -> std::io::Result<TcpStream> {
-    match at {
-        At::Address(address) => TcpStream::connect(address).await,
-        At::Name(name, port) => TcpStream::connect((&**name, *port)).await,
+async fn connect(address: SocketAddr) -> Result<TcpStream, FetchError> {
+    let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address));
+    let stream = connecting.await.map_err(|_| timeout())?;
+    stream.map_err(|_| unreachable())
+}
+
+/// Tries each address that a name has, so that one that swallows packets does not hide the others.
+async fn connect_by_name(name: &str, port: u16) -> Result<TcpStream, FetchError> {
+    let addresses = tokio::net::lookup_host((name, port)).await;
+    let mut error = unreachable();
+    for address in addresses.map_err(|_| unreachable())? {
+        match connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(this) => error = this,
+        }
     }
+    Err(error)
 }
 
 fn request(place: &Place, question: &Question) -> Result<Request<Full<Bytes>>, FetchError> {
@@ -110,7 +121,7 @@ fn request(place: &Place, question: &Question) -> Result<Request<Full<Bytes>>, F
         Some(form) => {
             let kind = "application/x-www-form-urlencoded";
             request = request.header(header::CONTENT_TYPE, kind);
-            Bytes::copy_from_slice(form.as_bytes())
+            form.clone()
         }
     };
     let request = request.body(Full::new(body));
@@ -163,6 +174,10 @@ where
         // The connection may end first: the answer is then whatever the call makes of it.
         _ = &mut connection => call.await,
     }
+}
+
+fn timeout() -> FetchError {
+    FetchError::of(Class::Timeout)
 }
 
 fn unreachable() -> FetchError {

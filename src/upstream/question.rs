@@ -3,9 +3,10 @@
 //! A pure function of the source and what is asked. Nothing of the caller's own request is in it
 //! but the parts of the token key, each escaped.
 
+use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use zeroize::Zeroizing;
 
 use super::settings::{Endpoint, Federation, Source};
@@ -26,8 +27,8 @@ pub(super) struct Question {
     pub target: String,
     /// All headers but those that every request has.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body, a form.
-    pub form: Option<Zeroizing<String>>,
+    /// The body, a form. Wiped when the last copy of the pointer goes.
+    pub form: Option<Bytes>,
 }
 
 /// How a kind of source wants to be asked (`protocols.md` §3 and §5).
@@ -138,7 +139,7 @@ impl<'s> Manner<'s> {
         let mut headers = Vec::new();
         let form = if self.method == Method::POST {
             rest.append_to(&mut target);
-            Some(parameters.0)
+            Some(Bytes::from_owner(parameters.0))
         } else {
             parameters.append_to(&mut target);
             rest.append_to(&mut target);
@@ -151,7 +152,10 @@ impl<'s> Manner<'s> {
             ));
         }
         if let Some((name, secret)) = self.secret {
-            headers.push((HeaderName::from_static(name), hidden(secret.expose())?));
+            headers.push((
+                HeaderName::from_static(name),
+                hidden(Zeroizing::new(secret.expose().to_vec()))?,
+            ));
         }
         Ok(Question {
             method: self.method,
@@ -173,7 +177,7 @@ impl<'s> Manner<'s> {
             (None, Identity::ResourceId(id)) => (resource, &**id),
             (None, Identity::System | Identity::ClientId(_)) => return Ok(None),
         };
-        let name = name.ok_or_else(unsupported)?;
+        let name = name.ok_or_else(|| unsupported(NO_SELECTOR))?;
         Ok(Some((name, value)))
     }
 }
@@ -183,8 +187,14 @@ fn exchange(federation: &Federation, key: &TokenKey) -> Result<Question, FetchEr
     let client_id = match &key.identity {
         Identity::System => &federation.client_id,
         Identity::ClientId(id) => id,
-        Identity::ObjectId(_) | Identity::ResourceId(_) => return Err(unsupported()),
+        Identity::ObjectId(_) | Identity::ResourceId(_) => return Err(unsupported(NO_SELECTOR)),
     };
+    // A space would make several scopes of it.
+    if key.resource.as_str().contains(char::is_whitespace) {
+        return Err(unsupported(
+            "The upstream cannot be asked for a resource with a space in it",
+        ));
+    }
     let mut form = Pairs::default();
     form.add("client_id", client_id);
     // A slash at the end of a resource belongs to it: the scope then has two.
@@ -207,48 +217,48 @@ fn exchange(federation: &Federation, key: &TokenKey) -> Result<Question, FetchEr
             utf8_percent_encode(&federation.tenant, ESCAPED)
         ),
         headers: Vec::new(),
-        form: Some(form.0),
+        form: Some(Bytes::from_owner(form.0)),
     })
 }
 
 impl Question {
     /// Adds the federated token.
-    pub fn assert(&mut self, federated: &Secret) -> Result<(), FetchError> {
-        let token = std::str::from_utf8(federated.expose());
-        let token = token.map_err(|_| FetchError::of(Class::NoAssertion))?;
+    pub fn show(&mut self, federated: &Secret) {
         let form = self.form.take().unwrap_or_default();
-        // The form is as long as it will be from the start, so that it leaves no copy behind.
-        let mut whole = Zeroizing::new(String::with_capacity(form.len() + 32 + 3 * token.len()));
-        whole.push_str(&form);
-        whole.push_str("&client_assertion=");
-        whole.extend(utf8_percent_encode(token, ESCAPED));
-        self.form = Some(whole);
-        Ok(())
+        let name = b"&client_assertion=";
+        // As long as it can get from the start, so that growing leaves no copy behind.
+        let most = form.len() + name.len() + 3 * federated.expose().len();
+        let mut whole = Zeroizing::new(Vec::with_capacity(most));
+        whole.extend_from_slice(&form);
+        whole.extend_from_slice(name);
+        for part in percent_encode(federated.expose(), ESCAPED) {
+            whole.extend_from_slice(part.as_bytes());
+        }
+        self.form = Some(Bytes::from_owner(whole));
     }
 
     /// Adds the content of the file that Arc's challenge named.
     pub fn redeem(&mut self, key: &Secret) -> Result<(), FetchError> {
         let value = Zeroizing::new([b"Basic ", key.expose()].concat());
-        self.headers.push((AUTHORIZATION, hidden(&value)?));
+        self.headers.push((AUTHORIZATION, hidden(value)?));
         Ok(())
     }
 }
 
-/// A header's value that no log shows.
-fn hidden(value: &[u8]) -> Result<HeaderValue, FetchError> {
-    let value = HeaderValue::from_bytes(value);
+/// A header's value that no log shows, wiped with its last copy.
+fn hidden(value: Zeroizing<Vec<u8>>) -> Result<HeaderValue, FetchError> {
+    let value = HeaderValue::from_maybe_shared(Bytes::from_owner(value));
     let mut value = value.map_err(|_| FetchError::of(Class::BadChallenge))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-fn unsupported() -> FetchError {
+const NO_SELECTOR: &str = "The upstream cannot be asked for an identity by this selector";
+
+fn unsupported(why: &str) -> FetchError {
     FetchError {
         status: Some(400),
-        detail: Some((
-            "invalid_request".into(),
-            "The upstream cannot be asked for an identity by this selector".into(),
-        )),
+        detail: Some(("invalid_request".into(), why.into())),
         ..FetchError::of(Class::Unsupported)
     }
 }
@@ -290,7 +300,7 @@ mod tests {
             key: TokenKey {
                 upstream: "any".into(),
                 identity,
-                resource: Resource::from_decoded("https://a b&c=d/é".as_bytes()).unwrap(),
+                resource: Resource::from_decoded("https://a+b&c=d/é".as_bytes()).unwrap(),
                 capabilities: vec!["cp1".into(), "cp2".into()],
                 extras: vec![("x y".into(), "1&2".into())],
                 client: None,
@@ -339,18 +349,19 @@ mod tests {
         let headers = question.headers.iter();
         let headers = headers.map(|(name, value)| format!(" {name}: {}", value.to_str().unwrap()));
         let form = question.form.as_ref();
+        let form = form.map(|form| String::from_utf8_lossy(form));
         format!(
             "{} {}{}{}",
             question.method,
             question.target,
             headers.collect::<String>(),
-            form.map_or(String::new(), |form| format!(" | {}", form.as_str()))
+            form.map_or(String::new(), |form| format!(" | {form}"))
         )
     }
 
     #[test]
     fn each_kind_is_asked_in_its_own_words() {
-        let resource = "resource=https%3A%2F%2Fa%20b%26c%3Dd%2F%C3%A9";
+        let resource = "resource=https%3A%2F%2Fa%2Bb%26c%3Dd%2F%C3%A9";
         let rest = "xms_cc=cp1%2Ccp2&x%20y=1%262";
         for (kind, wanted) in [
             (
@@ -389,7 +400,7 @@ mod tests {
             (
                 "workload-identity",
                 "POST /ten%20ant/oauth2/v2.0/token | client_id=u\
-                 &scope=https%3A%2F%2Fa%20b%26c%3Dd%2F%C3%A9%2F.default\
+                 &scope=https%3A%2F%2Fa%2Bb%26c%3Dd%2F%C3%A9%2F.default\
                  &grant_type=client_credentials\
                  &client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
                  &claims=%7B%22access_token%22%3A%7B%22xms_cc%22%3A%7B%22values%22%3A%5B%22cp1%22%2C%22cp2%22%5D%7D%7D%7D"
@@ -455,6 +466,17 @@ mod tests {
     }
 
     #[test]
+    fn a_resource_with_a_space_is_one_resource_or_none() {
+        let mut spaced = ask(Identity::System);
+        spaced.key.resource = Resource::from_decoded(b"https://a/.default https://b").unwrap();
+        let asked = |kind| question(&source(kind, "/p"), &spaced).map(|it| line(&it));
+        let refused = asked("workload-identity").err().map(|error| error.class);
+        assert_eq!(refused, Some(Class::Unsupported));
+        let encoded = "resource=https%3A%2F%2Fa%2F.default%20https%3A%2F%2Fb";
+        assert!(asked("imds").ok().unwrap().contains(encoded));
+    }
+
+    #[test]
     fn a_query_of_the_endpoint_itself_is_kept() {
         let asked = question(&source("app-service", "/p/?a=b"), &ask(Identity::System));
         let line = line(&asked.ok().unwrap());
@@ -492,7 +514,7 @@ mod tests {
         let mut asked = question(&source("workload-identity", ""), &system)
             .ok()
             .unwrap();
-        asked.assert(&Secret::new(b"h.p.s+/=".to_vec())).unwrap();
+        asked.show(&Secret::new(b"h.p.s+/=".to_vec()));
         assert!(line(&asked).ends_with("&client_assertion=h.p.s%2B%2F%3D"));
     }
 }

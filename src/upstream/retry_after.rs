@@ -11,7 +11,8 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 /// [`MAX_RETRY_AFTER`]. `None` for what is neither.
 #[must_use]
 pub fn retry_after(value: &[u8], now: UnixMs) -> Option<Duration> {
-    let text = std::str::from_utf8(value).ok()?.trim();
+    let text = std::str::from_utf8(value).ok();
+    let text = text.filter(|text| text.is_ascii())?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are a long wait, not none.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))

@@ -1,8 +1,9 @@
 //! The two files that a source may ask us to show: the one that Arc's challenge names, and the
 //! federated token that the platform keeps fresh.
 //!
-//! Both are read at the moment they are needed, as opened: no pipe, no device, no more than a few
-//! kilobytes.
+//! Both are read at the moment they are needed, and judged as opened: no pipe, no device, no more
+//! than a limit. The folder of Arc's keys is the agent's, and root's: who else may be in it is not
+//! looked at.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -88,7 +89,7 @@ async fn read(path: PathBuf, flags: OFlags, most: u64) -> io::Result<Secret> {
         if !file.metadata()?.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(most + 1).unwrap_or(0)));
         file.take(most + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > most {
             return Err(io::ErrorKind::FileTooLarge.into());

@@ -86,7 +86,7 @@ pub enum Source {
 
 /// Where a source listens. An address, never a name: asking DNS for the place that hands out
 /// credentials would let DNS choose it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where to connect to.
     pub address: SocketAddr,
@@ -202,31 +202,51 @@ impl Source {
     #[must_use]
     pub fn name(&self) -> String {
         let kind = self.kind().as_str();
-        if let Self::WorkloadIdentity(Federation {
-            host,
-            port,
-            tenant,
-            client_id,
-            ..
-        }) = self
-        {
+        let Some(endpoint) = self.endpoint() else {
+            let Self::WorkloadIdentity(federation) = self else {
+                unreachable!("all other kinds have an endpoint");
+            };
+            let Federation {
+                host,
+                port,
+                tenant,
+                client_id,
+                ..
+            } = federation;
             return format!("{kind} {host}:{port}/{tenant} {client_id}");
-        }
-        let endpoint = self.endpoint().expect("all other kinds have one");
+        };
         let address = endpoint.address;
         match self {
             // Its path is the same everywhere.
             Self::Imds(_) => format!("{kind} {address}"),
-            Self::ServiceFabric { secret, .. } => {
-                // The secret stands for the service that asks (`protocols.md` §3.5).
-                let service = mark(secret.expose());
-                format!("{kind} {address}{} {service}", path(endpoint))
+            // The secret stands for the service that asks (`protocols.md` §3.5).
+            Self::AppService(_, secret)
+            | Self::AppService2017(_, secret)
+            | Self::AzureMl {
+                secret,
+                default_client_id: None,
+                ..
+            }
+            | Self::ServiceFabric { secret, .. } => {
+                format!(
+                    "{kind} {address}{} {}",
+                    path(endpoint),
+                    mark(secret.expose())
+                )
             }
             Self::AzureMl {
+                secret,
                 default_client_id: Some(id),
                 ..
-            } => format!("{kind} {address}{} {id}", path(endpoint)),
-            _ => format!("{kind} {address}{}", path(endpoint)),
+            } => format!(
+                "{kind} {address}{} {} {id}",
+                path(endpoint),
+                mark(secret.expose())
+            ),
+            Self::Arc { .. } | Self::CloudShell(_) | Self::VmExtension(_) => {
+                format!("{kind} {address}{}", path(endpoint))
+            }
+            Self::WorkloadIdentity(_) => kind.to_owned(),
         }
     }
 }
@@ -252,8 +272,7 @@ impl fmt::Debug for Source {
         let mut shown = f.debug_tuple("Source");
         shown.field(&self.kind());
         if let Some(endpoint) = self.endpoint() {
-            shown.field(&endpoint.authority);
-            shown.field(&endpoint.target.split('?').next());
+            shown.field(endpoint);
         }
         match self {
             Self::AzureMl {
@@ -265,6 +284,14 @@ impl fmt::Debug for Source {
             _ => &mut shown,
         }
         .finish()
+    }
+}
+
+/// Without the query, which may hold a secret.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.target.split('?').next().unwrap_or_default();
+        write!(f, "{}{path} at {}", self.authority, self.address)
     }
 }
 
@@ -365,6 +392,11 @@ mod tests {
             fabric("second-secret").name(),
         );
         assert_ne!(one, other);
+        let service = |secret: &str| {
+            let secret = Secret::new(secret.into());
+            Source::AppService(endpoint("/token"), secret).name()
+        };
+        assert_ne!(service("first-secret"), service("second-secret"));
         for hidden in ["first-secret", "second-secret", "hidden"] {
             assert!(!format!("{one}{other}").contains(hidden));
         }

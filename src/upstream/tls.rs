@@ -88,11 +88,9 @@ fn roots_of(path: &Path) -> Result<RootCertStore, TrustError> {
     };
     let mut roots = RootCertStore::empty();
     let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    for certificate in found {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        let added = roots.add(certificate);
-        added.map_err(|error| wrong(error.to_string()))?;
-    }
+    let found: Result<Vec<_>, _> = found.collect();
+    // Of a system's many, some may be beyond this library; the others do.
+    roots.add_parsable_certificates(found.map_err(|error| wrong(error.to_string()))?);
     if roots.is_empty() {
         return Err(wrong("there is none in it".to_owned()));
     }
@@ -151,5 +149,122 @@ impl ServerCertVerifier for Pin {
         self.crypto
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use rustls::{ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesServerCert for Shows {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+
+    /// A server that shows this certificate and signs with this key, whether they belong together
+    /// or not.
+    fn server(
+        certificate: &CertificateDer<'static>,
+        key: &KeyPair,
+        version: &'static SupportedProtocolVersion,
+    ) -> ServerConnection {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = provider::sign::any_supported_type(&key).unwrap();
+        let shown = CertifiedKey::new(vec![certificate.clone()], key);
+        let config = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Shows(Arc::new(shown))));
+        ServerConnection::new(Arc::new(config)).unwrap()
+    }
+
+    /// What the client makes of the server.
+    fn handshake(
+        config: &Arc<ClientConfig>,
+        name: &'static str,
+        mut server: ServerConnection,
+    ) -> Result<(), Error> {
+        let name = ServerName::try_from(name).unwrap();
+        let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+        for _ in 0..10 {
+            let mut sent = Vec::new();
+            client.write_tls(&mut sent).unwrap();
+            server.read_tls(&mut sent.as_slice()).unwrap();
+            let _ = server.process_new_packets();
+            let mut answered = Vec::new();
+            server.write_tls(&mut answered).unwrap();
+            client.read_tls(&mut answered.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        assert!(!client.is_handshaking(), "it ends one way or the other");
+        Ok(())
+    }
+
+    fn pin(certificate: &CertificateDer<'_>) -> Arc<ClientConfig> {
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, certificate);
+        pinned(Thumbprint(hash.as_ref().try_into().unwrap()))
+    }
+
+    #[test]
+    fn the_pinned_certificate_is_trusted_only_with_its_own_key() {
+        let (own, foreign) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let params = CertificateParams::new(["elsewhere".to_owned()]).unwrap();
+        let certificate = params.self_signed(&own).unwrap().der().clone();
+        let other = params.self_signed(&foreign).unwrap().der().clone();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let try_at = |shown, key, pinned| {
+                handshake(&pin(pinned), "localhost", server(shown, key, version))
+            };
+            assert_eq!(try_at(&certificate, &own, &certificate), Ok(()));
+            for refused in [
+                try_at(&certificate, &foreign, &certificate),
+                try_at(&other, &foreign, &certificate),
+            ] {
+                assert!(
+                    matches!(refused, Err(Error::InvalidCertificate(_))),
+                    "{refused:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn entra_is_whoever_its_name_is_vouched_for() {
+        let ca_params = {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params
+        };
+        let ca = CertifiedIssuer::self_signed(ca_params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["login.example".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap().der().clone();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, ca.pem()).unwrap();
+        let config = vouched(Some(&file)).unwrap();
+        let try_as = |config: &_, name| {
+            handshake(
+                config,
+                name,
+                server(&certificate, &key, &rustls::version::TLS13),
+            )
+        };
+        assert_eq!(try_as(&config, "login.example"), Ok(()));
+        assert!(try_as(&config, "login.other").is_err());
+        assert!(try_as(&vouched(None).unwrap(), "login.example").is_err());
+        std::fs::write(&file, "nothing").unwrap();
+        assert!(matches!(vouched(Some(&file)), Err(TrustError::File { .. })));
     }
 }

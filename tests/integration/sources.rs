@@ -454,6 +454,7 @@ fn a_redirect_is_not_followed_and_nothing_of_the_sources_head_gets_to_callers() 
     }
 }
 
+/// No connection is kept, so there is none to be closed while the next question is written to it.
 #[test]
 fn a_slow_answer_and_a_connection_closed_behind_it_cost_nobody_anything() {
     for kind in Kind::ALL {

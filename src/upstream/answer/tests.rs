@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::token::Resource;
@@ -118,7 +118,20 @@ fn answers_that_do_not_fit_the_question_are_refused_by_class() {
     for (changes, class) in cases {
         assert_eq!(read(changes.clone()).err(), Some(class), "{changes}");
     }
-    for body in ["", "[]", "<html>", "{\"access_token\":\"t\"", "null", "{}"] {
+    // A reader of members by their order would take the last.
+    let list = format!(
+        "[\"t\"{},\"1086399\"]",
+        ",null".repeat(7) + &",\"1086399\"".repeat(4)
+    );
+    for body in [
+        "",
+        "[]",
+        "<html>",
+        "{\"access_token\":\"t\"",
+        "null",
+        "{}",
+        &list,
+    ] {
         let refused = bytes_of(&imds(), Identity::System, body.as_bytes());
         assert_eq!(refused.err(), Some(Class::Malformed), "{body}");
     }

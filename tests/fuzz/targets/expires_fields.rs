@@ -43,8 +43,7 @@ fn date(text: &str) -> Option<u64> {
         true => (third, first, second),
         false => (first, second, third),
     };
-    // A year may have a sign, which says nothing.
-    let year = number(year.strip_prefix('+').unwrap_or(year))?;
+    let year = number(year)?;
     let (month, day) = (number(month)?, number(day)?);
     let at_clock = clock.find(|c: char| !c.is_ascii_digit() && c != ':');
     let (clock, rest) = clock.split_at(at_clock.unwrap_or(clock.len()));
@@ -58,8 +57,8 @@ fn date(text: &str) -> Option<u64> {
         for (name, add) in [(" AM", 0), (" PM", 12)] {
             if let Some(after) = rest.strip_prefix(name) {
                 rest = after;
-                // An hour that no clock of 12 hours shows is one of 24.
-                if (1..=12).contains(&hour) {
+                // An hour past 12 is one of 24; a 0 before noon is that of a clock from 0 to 11.
+                if (0..=12).contains(&hour) {
                     hour = hour % 12 + add;
                 }
             }

@@ -112,5 +112,7 @@ fn is_loopback(name: &str) -> bool {
 
 fn is_port(digits: &str) -> bool {
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    plain && digits.trim_start_matches('0').len() <= 5 && digits.parse::<u32>().unwrap_or(u32::MAX) <= 65535
+    plain
+        && digits.trim_start_matches('0').len() <= 5
+        && digits.parse::<u32>().unwrap_or(u32::MAX) <= 65535
 }

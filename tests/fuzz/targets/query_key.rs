@@ -29,7 +29,11 @@ fuzz_target!(|data: &[u8]| {
         for pair in query.split(|b| *b == b'&') {
             let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
             let plain = decoded(name);
-            assert!(name == plain || !KNOWN.contains(&&*plain), "{}", query.escape_ascii());
+            assert!(
+                name == plain || !KNOWN.contains(&&*plain),
+                "{}",
+                query.escape_ascii()
+            );
         }
         // Order never matters, and neither does what is encoded.
         let mut pairs: Vec<_> = query.split(|b| *b == b'&').collect();

@@ -47,10 +47,10 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The value without the blanks around it, those beyond ASCII too, where all that is left is ASCII.
+/// The value without the blanks around it, where all of it is ASCII.
 fn plain(value: &[u8]) -> Option<String> {
-    let text = str::from_utf8(value).ok()?.trim();
-    text.is_ascii().then(|| text.to_owned())
+    let text = str::from_utf8(value).ok()?;
+    text.is_ascii().then(|| text.trim().to_owned())
 }
 
 /// Digits, counted no further than the longest wait.
