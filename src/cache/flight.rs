@@ -27,7 +27,10 @@ pub enum Landing {
 
 /// The shared side of a flight.
 #[derive(Default)]
-pub(super) struct Flight(Mutex<State>);
+pub(super) struct Flight {
+    state: Mutex<State>,
+    forced: bool,
+}
 
 #[derive(Default)]
 struct State {
@@ -37,9 +40,21 @@ struct State {
 }
 
 impl Flight {
+    /// A flight for a caller who has no use for the entry that is there.
+    pub(super) fn forced() -> Self {
+        Self {
+            forced: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
+    }
+
     /// A place among those waiting; `None` if there are too many already.
     pub(super) fn wait(self: &Arc<Self>) -> Option<Waiter> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let seat = match state.free.pop() {
             Some(seat) => seat,
             None if state.seats.len() == MAX_WAITERS => return None,
@@ -56,14 +71,14 @@ impl Flight {
 
     /// Whether anybody has a place.
     pub(super) fn is_awaited(&self) -> bool {
-        let state = lock(&self.0);
+        let state = lock(&self.state);
         state.seats.len() > state.free.len()
     }
 
     /// Ends the flight and wakes everybody. Only the first landing counts.
     pub(super) fn land(&self, landing: Landing) {
         let seats = {
-            let mut state = lock(&self.0);
+            let mut state = lock(&self.state);
             if state.landing.is_some() {
                 return;
             }
@@ -86,7 +101,7 @@ impl Future for Waiter {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landing> {
         let this = self.get_mut();
-        let mut state = lock(&this.flight.0);
+        let mut state = lock(&this.flight.state);
         if let Some(landing) = &state.landing {
             let landing = landing.clone();
             this.seat = None;
@@ -104,7 +119,7 @@ impl Future for Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut state = lock(&self.flight.0);
+        let mut state = lock(&self.flight.state);
         // After the landing the seats are gone.
         if let (Some(seat), None) = (self.seat, &state.landing) {
             state.seats[seat] = None;

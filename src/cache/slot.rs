@@ -48,8 +48,6 @@ struct State {
 pub struct Leader {
     slot: Arc<Slot>,
     flight: Arc<Flight>,
-    /// A caller has no use for the token that is there.
-    forced: bool,
 }
 
 /// What joining found.
@@ -147,8 +145,7 @@ impl Slot {
             return None;
         }
         self.forced_at.store(now.0, Ordering::Relaxed);
-        let mut leader = self.start(&mut state);
-        leader.forced = true;
+        let leader = self.start_as(&mut state, Flight::forced());
         let waiter = leader.flight.wait().expect("a new flight has room");
         Some((waiter, Some(leader)))
     }
@@ -161,13 +158,25 @@ impl Slot {
     }
 
     fn start(self: &Arc<Self>, state: &mut State) -> Leader {
-        let flight = Arc::new(Flight::default());
+        self.start_as(state, Flight::default())
+    }
+
+    fn start_as(self: &Arc<Self>, state: &mut State, flight: Flight) -> Leader {
+        let flight = Arc::new(flight);
         state.flight = Some(Arc::clone(&flight));
         Leader {
             slot: Arc::clone(self),
             flight,
-            forced: false,
         }
+    }
+
+    /// The entry that the flight under way was started to replace, because a caller has no use for
+    /// it. A new entry lands the flight, so this is the one that was there when it started.
+    #[must_use]
+    pub fn rejected(&self) -> Option<Arc<Entry>> {
+        let state = lock(&self.state);
+        let forced = state.flight.as_ref().is_some_and(|it| it.is_forced());
+        state.entry.clone().filter(|_| forced)
     }
 
     /// Publishes an entry and lands the flight, if there is one. Returns `false`, and keeps
@@ -259,7 +268,7 @@ impl Leader {
     /// Whether a caller started it who has no use for the token that is there.
     #[must_use]
     pub fn is_forced(&self) -> bool {
-        self.forced
+        self.flight.is_forced()
     }
 
     /// Whether its flight has landed without it.

@@ -353,8 +353,7 @@ impl Writer {
                     if held.leader.is_none() {
                         held.leader = held.slot.lead();
                     }
-                    let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
-                    let revoked = held.slot.entry().filter(|_| forced);
+                    let revoked = held.slot.rejected();
                     let ask = Ask {
                         key: held.slot.key().clone(),
                         revoked: revoked.map(|entry| entry.hash()),
