@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Answer, Parts, health};
 use crate::clock::UnixMs;
 use crate::refresh::{KeyStatus, LastResult};
+use crate::upstream::Source;
 
 pub(super) async fn answer(parts: Option<&Parts>) -> Answer {
     let Some(parts) = parts else {
@@ -25,7 +26,7 @@ pub(super) async fn answer(parts: Option<&Parts>) -> Answer {
 fn render(status: &KeyStatus, now: UnixMs) -> serde_json::Value {
     let until = |at: Option<UnixMs>| at.map(|at| at.since(now) / 1000);
     json!({
-        "upstream": status.key.upstream,
+        "upstream": Source::shown(&status.key.upstream),
         "identity": status.key.identity.to_string(),
         "resource": status.key.resource.as_str(),
         "capabilities": status.key.capabilities,

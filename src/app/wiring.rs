@@ -156,7 +156,10 @@ impl App {
         for address in &addresses {
             tracing::info!(%address, workers, "serving tokens");
         }
-        tracing::info!(upstream = name, "asking for tokens");
+        tracing::info!(
+            upstream = upstream::Source::shown(&name),
+            "asking for tokens"
+        );
         tracing::info!(address = %admin_front.address(), restored_keys, "ready");
         Ok(Self {
             admin,

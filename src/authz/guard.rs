@@ -2,8 +2,9 @@
 //!
 //! A credential server on a known address is what request forgery aims at: a web application that
 //! is tricked into fetching a URL, a browser whose DNS was rebound, a reverse proxy that lets the
-//! network in. None of these can set `Metadata: true` and at the same time leave its own marks
-//! out, so the marks are refused here, before any routing, on every listener.
+//! network in. Most of these cannot set `Metadata: true`, or leave marks of their own; the marks are
+//! refused here, before any routing, on every listener. A proxy that passes the header on and adds
+//! none of its own is not noticed: the listener is not for it to reach.
 
 /// One header as it came off the wire.
 pub type Header<'a> = (&'a [u8], &'a [u8]);
@@ -95,8 +96,13 @@ fn is_forwarding(name: &[u8]) -> bool {
         6 => &[b"x-host"],
         8 => &[b"cdn-loop"],
         9 => &[b"forwarded", b"x-real-ip", b"client-ip"],
-        11 => &[b"x-forwarded", b"x-client-ip", b"x-remote-ip"],
-        12 => &[b"max-forwards"],
+        11 => &[
+            b"x-forwarded",
+            b"x-client-ip",
+            b"x-remote-ip",
+            b"x-azure-ref",
+        ],
+        12 => &[b"max-forwards", b"x-azure-fdid", b"x-arr-log-id"],
         13 => &[b"x-rewrite-url", b"x-remote-addr", b"forwarded-for"],
         14 => &[
             b"x-original-url",
@@ -112,9 +118,12 @@ fn is_forwarding(name: &[u8]) -> bool {
             b"x-originating-ip",
             b"x-azure-clientip",
             b"x-azure-socketip",
+            b"x-appgw-trace-id",
         ],
         18 => &[b"wl-proxy-client-ip", b"cf-connecting-ipv6"],
         19 => &[b"x-cluster-client-ip"],
+        21 => &[b"x-envoy-original-path"],
+        24 => &[b"x-envoy-external-address", b"x-original-forwarded-for"],
         _ => &[],
     };
     known.iter().any(|known| name.eq_ignore_ascii_case(known))
@@ -346,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn every_proxys_way_to_name_its_client_or_its_url_is_turned_away() {
+    fn known_ways_of_proxies_to_name_their_client_or_its_url_are_turned_away() {
         for name in [
             "X-Forwarded",
             "X-Forwarded-",

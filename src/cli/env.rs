@@ -265,8 +265,13 @@ fn app_service_2017(advice: &mut Advice, http: &str, secret: &str) {
 fn vm_extension(advice: &mut Advice, http: &str, address: SocketAddr) {
     advice.set("MSI_ENDPOINT", format!("{http}/oauth2/token"));
     advice.note(
-        "msrestazure reads MSI_ENDPOINT, unless APPSETTING_WEBSITE_SITE_NAME is set; ms-rest-nodeauth takes such an \
-         address as its option msiEndpoint; all others have http://localhost:50342/oauth2/token built in",
+        "msrestazure (unless APPSETTING_WEBSITE_SITE_NAME is set) and go-autorest read MSI_ENDPOINT; \
+         ms-rest-nodeauth takes such an address as its option msiEndpoint; the others of that age have \
+         http://localhost:50342/oauth2/token built in",
+    );
+    advice.note(
+        "current SDKs take MSI_ENDPOINT alone for Cloud Shell: set it for the program that needs it, not \
+         for the machine",
     );
     if address.port() != VM_EXTENSION_PORT {
         advice.note(format!(

@@ -25,22 +25,29 @@ impl Check<'_> {
         let pinned = has(&["IDENTITY_SERVER_THUMBPRINT"]);
         let msi = has(&["MSI_ENDPOINT"]) && theirs("MSI_ENDPOINT");
         if pair && pinned {
-            let why = "$IDENTITY_ENDPOINT, $IDENTITY_HEADER and $IDENTITY_SERVER_THUMBPRINT";
+            let why =
+                "found by $IDENTITY_ENDPOINT, $IDENTITY_HEADER and $IDENTITY_SERVER_THUMBPRINT";
             (Kind::ServiceFabric, why)
         } else if pair {
-            (Kind::AppService, "$IDENTITY_ENDPOINT and $IDENTITY_HEADER")
+            (
+                Kind::AppService,
+                "found by $IDENTITY_ENDPOINT and $IDENTITY_HEADER",
+            )
         } else if msi && has(&["MSI_SECRET"]) {
-            (Kind::AzureMl, "$MSI_ENDPOINT and $MSI_SECRET")
+            (Kind::AzureMl, "found by $MSI_ENDPOINT and $MSI_SECRET")
         } else if msi {
-            (Kind::CloudShell, "$MSI_ENDPOINT alone")
+            (Kind::CloudShell, "found by $MSI_ENDPOINT alone")
         } else if self.has_arc_pair() && theirs("IDENTITY_ENDPOINT") {
-            (Kind::Arc, "$IDENTITY_ENDPOINT and $IMDS_ENDPOINT")
+            (Kind::Arc, "found by $IDENTITY_ENDPOINT and $IMDS_ENDPOINT")
         } else if has(&federated) {
-            (Kind::WorkloadIdentity, "$AZURE_FEDERATED_TOKEN_FILE")
+            (
+                Kind::WorkloadIdentity,
+                "found by $AZURE_FEDERATED_TOKEN_FILE",
+            )
         } else if self.platform.has_agent() {
-            (Kind::Arc, "the installed agent of Arc")
+            (Kind::Arc, "found by the installed agent of Arc")
         } else {
-            (Kind::Imds, "nothing else on this machine")
+            (Kind::Imds, "no other source was found")
         }
     }
 

@@ -47,7 +47,7 @@ impl Origin {
             Self::Default => "default".to_owned(),
             Self::Environment(variable) => format!("${variable}"),
             Self::File(span) => format!("{file}:{}", line_of(text, span.start)),
-            Self::Found(span, why) => format!("{file}:{}, by {why}", line_of(text, span.start)),
+            Self::Found(span, why) => format!("{file}:{}: {why}", line_of(text, span.start)),
         }
     }
 }

@@ -106,6 +106,10 @@ impl Check<'_> {
         }
         let endpoint = |check: &mut Self, variable, default: Option<Endpoint>| {
             let meaning = |typed: &str| endpoint(of.kind, typed);
+            // Told already: it is not looked at as if it were for the kind that was found.
+            if of.found && !matches!(of.table.string("endpoint"), Ok(None)) {
+                return None;
+            }
             let settled = check.given(&of, "endpoint", variable, meaning, default)?;
             check.rules.endpoint = Some(Meant {
                 value: settled.value.address,
@@ -320,6 +324,10 @@ impl Check<'_> {
             self.found.push(Complaint::new(message, hint).at(span));
         };
         for (key, kinds) in options {
+            // These choose nobody: `auto` may find a source that needs them.
+            if of.found && matches!(key, "arc_folder" | "ca_file") {
+                continue;
+            }
             if of.found || !kinds.contains(&of.kind) {
                 stranger(key, of.table.string(key), kinds);
             }
@@ -440,7 +448,7 @@ pub(super) mod tests {
     }
 
     fn is_mark(part: &str) -> bool {
-        part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit())
+        part.starts_with('#')
     }
 
     #[test]

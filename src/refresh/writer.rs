@@ -60,7 +60,12 @@ pub struct Writer {
     /// Stored keys of other upstreams: not served, but purged with the rest.
     elsewhere: Vec<TokenKey>,
     keys: HashMap<KeyId, Held>,
+    /// When a trouble of keys without a token was last logged, by its class.
+    told_cold: HashMap<&'static str, UnixMs>,
 }
+
+/// Between two log lines about keys without a token and the same kind of trouble.
+const COLD_NEWS_MS: u64 = 60_000;
 
 /// What a call brought.
 enum Brought {
@@ -98,6 +103,7 @@ impl Writer {
             upstream: upstream.into(),
             elsewhere: Vec::new(),
             keys: HashMap::new(),
+            told_cold: HashMap::new(),
         }
     }
 
@@ -191,7 +197,7 @@ impl Writer {
                 Event::Fetched(id, lifetime, true)
             }
             Err(error) => {
-                self.fail(id, &error);
+                self.fail(now, id, &error);
                 Event::Failed(id, error)
             }
         };
@@ -301,15 +307,24 @@ impl Writer {
         }
     }
 
-    fn fail(&mut self, id: KeyId, error: &FetchError) {
+    fn fail(&mut self, now: UnixMs, id: KeyId, error: &FetchError) {
         let Some(held) = self.keys.get_mut(&id) else {
             return;
         };
-        // Once for each kind of trouble and key: an outage of hours has thousands of calls.
-        if held.failing.replace(error.class) != Some(error.class) {
+        // Once for each kind of trouble and key: an outage of hours has thousands of calls. A key
+        // without a token is forgotten with its trouble, so for all of those once in a while.
+        let class = error.class;
+        let news = held.failing.replace(class) != Some(class);
+        let cold = held.slot.entry().is_none();
+        let told = self.told_cold.get(class.as_str()).copied();
+        let lately = cold && told.is_some_and(|at| now.since(at) < COLD_NEWS_MS);
+        if news && !lately {
+            if cold {
+                self.told_cold.insert(class.as_str(), now);
+            }
             let key = held.slot.key();
             tracing::warn!(
-                class = error.class.as_str(),
+                class = class.as_str(),
                 status = error.status,
                 identity = %key.identity,
                 resource = %key.resource,

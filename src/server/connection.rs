@@ -36,7 +36,7 @@ const MAX_WAIT_MS: u64 = 20_000;
 const REQUEST_DEADLINE_MS: u64 = 5000;
 /// An idle connection is kept this long; clients' pools let go of theirs sooner or notice.
 const IDLE_DEADLINE_MS: u64 = 120_000;
-/// A client that takes no byte of an answer for this long is gone.
+/// A client that has not taken what is written to it, sixteen answers at most, by then is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// TLS says goodbye; to a client that takes nothing, not for long.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,9 +53,10 @@ const MAX_EARLY_BYTES: usize = READ_BYTES;
 /// waits for the answer; one that ends it later has given up. On the wire the two look alike, until
 /// something is written to them; no client's patience is this short.
 const HALF_CLOSE_MS: u64 = 100;
-/// Callers of one worker that may wait behind a side that they ended. They may have left, and hold
-/// no descriptor of their own, so they must not take all of our room while the upstream hangs.
-const MAX_HALF_CLOSED: usize = 64;
+/// Callers of one worker that may wait unwatched: behind a side that they ended, or behind more bytes
+/// than are taken early. They may have left, and hold no descriptor of their own, so they must not
+/// take all of our room while the upstream hangs.
+const MAX_UNWATCHED: usize = 64;
 /// Buffers that a worker keeps for its connections; more are freed.
 const MAX_SPARE_BUFFERS: usize = 64;
 
@@ -75,7 +76,7 @@ pub(super) struct Desk {
     scratch: RefCell<Box<[u8]>>,
     spare: RefCell<Vec<Vec<u8>>>,
     date: Cell<(u64, wire::Date)>,
-    half_closed: Cell<usize>,
+    unwatched: Cell<usize>,
 }
 
 impl Default for Desk {
@@ -84,7 +85,7 @@ impl Default for Desk {
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
             spare: RefCell::default(),
             date: Cell::new((0, wire::date(0))),
-            half_closed: Cell::new(0),
+            unwatched: Cell::new(0),
         }
     }
 }
@@ -164,22 +165,22 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// The wait of a caller that ended its side with its request, counted as long as it lasts.
-struct HalfClosed<'a>(&'a Desk);
+/// The wait of a caller whose leaving would not be seen, counted as long as it lasts.
+struct Unwatched<'a>(&'a Desk);
 
-impl<'a> HalfClosed<'a> {
+impl<'a> Unwatched<'a> {
     fn take(desk: &'a Desk) -> Option<Self> {
-        let count = desk.half_closed.get();
-        (count < MAX_HALF_CLOSED).then(|| {
-            desk.half_closed.set(count + 1);
+        let count = desk.unwatched.get();
+        (count < MAX_UNWATCHED).then(|| {
+            desk.unwatched.set(count + 1);
             Self(desk)
         })
     }
 }
 
-impl Drop for HalfClosed<'_> {
+impl Drop for Unwatched<'_> {
     fn drop(&mut self) {
-        self.0.half_closed.set(self.0.half_closed.get() - 1);
+        self.0.unwatched.set(self.0.unwatched.get() - 1);
     }
 }
 
@@ -412,7 +413,7 @@ where
     };
     let arrived = context.clock.now();
     let deadline = arrived.plus(MAX_WAIT_MS);
-    let mut half_closed = None;
+    let mut unwatched = None;
     let mut trouble: Option<Refusal> = None;
     loop {
         let now = context.clock.now();
@@ -442,7 +443,7 @@ where
             Next::Wait(waiter) => waiter,
         };
         let room = MAX_EARLY_BYTES.saturating_sub(bytes.len() - consumed);
-        let leaving = leave(io, context, arrived, early, room, &mut half_closed);
+        let leaving = leave(io, context, arrived, early, room, &mut unwatched);
         let patience = Duration::from_millis(deadline.since(now));
         let refusal = tokio::select! {
             biased;
@@ -454,7 +455,10 @@ where
                 Landing::Failed(error) => Refusal::Upstream(error),
                 Landing::Lost => Refusal::Lost,
             },
-            () = leaving => return Done::HungUp,
+            left = leaving => match left {
+                Left::Gone => return Done::HungUp,
+                Left::Unseen => Refusal::Full,
+            },
             () = tokio::time::sleep(patience) => Refusal::TimedOut,
         };
         // A forced call that failed leaves the token that was there: that is served.
@@ -508,6 +512,14 @@ fn read_form(head: &Head<'_>, rest: &[u8], form: &mut Vec<u8>) -> Result<Option<
     }
 }
 
+/// Why a caller is waited for no longer.
+enum Left {
+    /// It has left.
+    Gone,
+    /// It may have, and too many like it wait already.
+    Unseen,
+}
+
 /// Over once the caller has left; bytes of its next requests are taken in meanwhile.
 async fn leave<'a, I>(
     io: &mut I,
@@ -515,23 +527,25 @@ async fn leave<'a, I>(
     arrived: UnixMs,
     early: &mut Lease<'_>,
     room: usize,
-    half_closed: &mut Option<HalfClosed<'a>>,
-) where
+    unwatched: &mut Option<Unwatched<'a>>,
+) -> Left
+where
     I: AsyncRead + Unpin,
 {
-    while half_closed.is_none() && early.bytes.len() < room {
-        match read(io, &context.desk, early).await {
-            Ok(0) if context.clock.now().since(arrived) <= HALF_CLOSE_MS => {
-                *half_closed = HalfClosed::take(&context.desk);
-                if half_closed.is_none() {
-                    return;
-                }
+    while unwatched.is_none() {
+        if early.bytes.len() < room {
+            match read(io, &context.desk, early).await {
+                Ok(0) if context.clock.now().since(arrived) <= HALF_CLOSE_MS => {}
+                Ok(0) | Err(_) => return Left::Gone,
+                Ok(_) => continue,
             }
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+        }
+        *unwatched = Unwatched::take(&context.desk);
+        if unwatched.is_none() {
+            return Left::Unseen;
         }
     }
-    std::future::pending::<()>().await;
+    std::future::pending().await
 }
 
 fn turn_away(context: &Context, outbox: &mut Lease<'_>, bad: BadHead) -> Done {

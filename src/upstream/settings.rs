@@ -84,6 +84,9 @@ pub enum Source {
     WorkloadIdentity(Federation),
 }
 
+/// Stands before what tells secrets apart in a source's name, which is shown to nobody.
+const MARKED: &str = " #";
+
 /// Where a source listens. An address, never a name: asking DNS for the place that hands out
 /// credentials would let DNS choose it.
 #[derive(Clone, PartialEq, Eq)]
@@ -182,6 +185,12 @@ impl Source {
         }
     }
 
+    /// A [name](Self::name) as people may see it, without what tells secrets apart.
+    #[must_use]
+    pub fn shown(name: &str) -> &str {
+        name.split(MARKED).next().unwrap_or_default()
+    }
+
     /// The client id that a question for this identity is about, where it is about one.
     #[must_use]
     pub fn client_id_asked<'s>(&'s self, identity: &'s Identity) -> Option<&'s str> {
@@ -228,21 +237,17 @@ impl Source {
                 ..
             }
             | Self::ServiceFabric { secret, .. } => {
-                format!(
-                    "{kind} {address}{} {}",
-                    path(endpoint),
-                    mark(secret.expose())
-                )
+                let mark = mark(secret.expose());
+                format!("{kind} {address}{}{MARKED}{mark}", path(endpoint))
             }
             Self::AzureMl {
                 secret,
                 default_client_id: Some(id),
                 ..
-            } => format!(
-                "{kind} {address}{} {} {id}",
-                path(endpoint),
-                mark(secret.expose())
-            ),
+            } => {
+                let mark = mark(secret.expose());
+                format!("{kind} {address}{} {id}{MARKED}{mark}", path(endpoint))
+            }
             Self::Arc { .. } | Self::CloudShell(_) | Self::VmExtension(_) => {
                 format!("{kind} {address}{}", path(endpoint))
             }
@@ -254,7 +259,7 @@ impl Source {
 /// The path; of a query no more than a mark, as it may hold a secret.
 fn path(endpoint: &Endpoint) -> String {
     match endpoint.target.split_once('?') {
-        Some((path, query)) => format!("{path}?{}", mark(query.as_bytes())),
+        Some((path, query)) => format!("{path}{MARKED}{}", mark(query.as_bytes())),
         None => endpoint.target.to_string(),
     }
 }
@@ -392,6 +397,7 @@ mod tests {
             fabric("second-secret").name(),
         );
         assert_ne!(one, other);
+        assert_eq!(Source::shown(&one), Source::shown(&other));
         let service = |secret: &str| {
             let secret = Secret::new(secret.into());
             Source::AppService(endpoint("/token"), secret).name()

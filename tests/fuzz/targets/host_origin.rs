@@ -7,7 +7,7 @@ use foretoken::authz::guard::{Facts, Header};
 use libfuzzer_sys::fuzz_target;
 
 const OURS: [&str; 4] = ["169.254.169.254", "127.0.0.1", "localhost", "[::1]"];
-const MARKS: [&str; 36] = [
+const MARKS: [&str; 43] = [
     "via",
     "forwarded",
     "x-real-ip",
@@ -44,6 +44,13 @@ const MARKS: [&str; 36] = [
     "x-host",
     "cdn-loop",
     "max-forwards",
+    "x-azure-ref",
+    "x-azure-fdid",
+    "x-arr-log-id",
+    "x-appgw-trace-id",
+    "x-envoy-original-path",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
 ];
 
 /// One header a line, the name up to the first colon. An empty name stands for `Host`, so that a
