@@ -147,7 +147,8 @@ impl Writer {
         let held = self.keys.entry(id).or_insert_with(|| Held::new(slot, now));
         held.last_used = now;
         held.leader = Some(leader);
-        let step = self.worker.step(now, Event::Demanded(id));
+        let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
+        let step = self.worker.step(now, Event::Demanded(id, forced));
         self.perform(now, step)
     }
 
@@ -361,9 +362,14 @@ impl Writer {
                     };
                     work.jobs.push(Job { id, ask });
                 }
+                Action::Refuse(_, error) => {
+                    held.slot.fail(&error);
+                    held.leader = None;
+                }
                 Action::Retire(id) => {
-                    // A slot that is gone has, or will have, a successor with records of its own.
-                    if !held.slot.is_gone() {
+                    // A slot that is gone has, or will have, a successor with records of its own;
+                    // one without an entry has none.
+                    if held.slot.entry().is_some() {
                         self.store.remove(held.slot.key());
                     }
                     self.cache.retire(&held.slot);

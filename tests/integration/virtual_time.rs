@@ -10,7 +10,7 @@ use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{Asked as Wish, Cache, Found, KeyId, Landing, Turn, View, Waiter};
 use foretoken::clock::{Clock, UnixMs};
 use foretoken::protocol::Shape;
-use foretoken::refresh::{Settings, Work, Writer};
+use foretoken::refresh::{Rules, Settings, Work, Writer};
 use foretoken::store::{self, Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
@@ -138,6 +138,8 @@ impl World {
         let settings = Settings {
             max_in_flight: 4,
             max_per_second: 15,
+            outage_to_survive_ms: 0,
+            rules: Rules::default(),
             seed,
         };
         Self {
