@@ -541,6 +541,7 @@ impl Worker {
 
     fn next_in_line(&self) -> Option<Ticket> {
         let new = self.queue.range((Rank::New, 0, 0)..).next();
+        let new = new.filter(|ticket| ticket.0 == Rank::New);
         let new = new.filter(|_| self.calls.is_multiple_of(NEW_KEYS_SHARE));
         new.or_else(|| self.queue.first()).copied()
     }
@@ -568,7 +569,7 @@ impl Worker {
     fn wake_at(&self, now: UnixMs) -> Option<UnixMs> {
         let timer = self.timers.first().map(|(at, _)| *at);
         // While the probe is under way, its end is what is waited for.
-        let stuck = self.queue.is_empty() || self.breaker.as_str() == "probing";
+        let stuck = self.queue.is_empty() || self.breaker.is_probing();
         let call = self.budget.free_at(now).filter(|_| !stuck);
         let call = call.map(|at| at.max(self.breaker.probe_at().unwrap_or(at)));
         [timer, call].into_iter().flatten().min()

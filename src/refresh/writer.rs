@@ -332,19 +332,13 @@ impl Writer {
             };
             match action {
                 Action::Fetch(id) => {
-                    let unwanted = if held.slot.is_gone() {
-                        // Ended by a worker that found a foreign entry in it.
-                        Some(Event::Purged(id))
-                    } else if held.slot.is_abandoned() {
-                        Some(Event::Abandoned(id))
-                    } else {
-                        None
-                    };
-                    if let Some(event) = unwanted {
+                    // Left by all its callers, or ended by a worker that found a foreign entry in
+                    // it: no call is made, and the worker takes it back.
+                    if held.slot.is_gone() || held.slot.is_abandoned() {
                         if let Some(held) = self.keys.remove(&id) {
                             self.cache.retire(&held.slot);
                         }
-                        let step = self.worker.step(now, event);
+                        let step = self.worker.step(now, Event::Abandoned(id));
                         work.wake_at = step.wake_at;
                         actions.extend(step.actions);
                         continue;
