@@ -148,7 +148,9 @@ impl Cache {
     /// Whether one more call may be forced at `now`, for all keys together: one a second.
     pub(super) fn may_force(&self, now: UnixMs) -> bool {
         let last = self.forced_at.load(Ordering::Relaxed);
-        now.0 >= last.saturating_add(MIN_FORCE_PAUSE_MS)
+        // A time that lies ahead is of a clock that has been put right since.
+        let rested = now.0 >= last.saturating_add(MIN_FORCE_PAUSE_MS) || now.0 < last;
+        rested
             && self
                 .forced_at
                 .compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed)

@@ -72,6 +72,17 @@ impl Budget {
         }
     }
 
+    /// The clock was `before` and is `now`, and no time has passed: what was started is as old as
+    /// it was, and a pause lasts as long.
+    pub fn shift(&mut self, before: UnixMs, now: UnixMs) {
+        let moved = |at: UnixMs| now.minus(before.since(at));
+        self.started.iter_mut().for_each(|at| *at = moved(*at));
+        self.paused_until = now.plus(self.paused_until.since(before));
+        if let Some((_, at)) = &mut self.throttled {
+            *at = moved(*at);
+        }
+    }
+
     /// When calls may start again after a 429.
     #[must_use]
     pub fn paused_until(&self) -> UnixMs {
@@ -185,6 +196,20 @@ mod tests {
         budget.flows(UnixMs(101_000));
         budget.throttled(UnixMs(200_000), 0, 0.0);
         assert_eq!(budget.paused_until(), UnixMs(202_000));
+    }
+
+    #[test]
+    fn a_step_of_the_clock_neither_ends_nor_stretches_a_second_or_a_pause() {
+        for (before, now) in [(5_000, 86_400_000), (86_400_000, 5_000)] {
+            let (mut budget, before, now) = (Budget::new(100, 15), UnixMs(before), UnixMs(now));
+            while budget.start(before) {}
+            budget.shift(before, now);
+            assert!(!budget.start(now.plus(1000)));
+            assert!(budget.start(now.plus(1001)));
+            budget.throttled(now, 120_000, 0.0);
+            budget.shift(now, before);
+            assert_eq!(budget.paused_until(), before.plus(120_000));
+        }
     }
 
     #[test]

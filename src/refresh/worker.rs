@@ -13,7 +13,7 @@ use super::breaker::{self, Breaker, Health};
 use super::budget::Budget;
 use super::rules::Rules;
 use super::schedule;
-use crate::cache::KeyId;
+use crate::cache::{KeyId, is_expired, serve_until};
 use crate::clock::UnixMs;
 use crate::token::Lifetime;
 use crate::upstream::{Class, FetchError};
@@ -52,6 +52,10 @@ pub enum Event {
     Abandoned(KeyId),
     /// The key was purged: forget it, and what its call may still bring.
     Purged(KeyId),
+    /// The clocks no longer agree: every token is to be asked for once more.
+    ClockStepped,
+    /// The upstream has said which clock is right, and the time may have been put back.
+    ClockDecided,
     /// Nothing but time has passed.
     Woken,
 }
@@ -131,6 +135,10 @@ const MAX_NEGATIVES: usize = 1000;
 /// a caller waits at most.
 const RETRY_HANDICAP_MS: u64 = 10_000;
 
+/// After a step of the clock the keys that neither clock ends are asked for over so much time for
+/// each of them: ten a second, which leaves room for those that callers wait for.
+const RECHECK_MS_PER_KEY: u64 = 100;
+
 type Ticket = (Rank, u64, KeyId);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +161,9 @@ struct Key {
     refused: Option<(UnixMs, Arc<FetchError>)>,
     /// Nobody asked for a life; renewed no more until somebody does.
     idle: bool,
+    /// The clock has stepped since the last call for it began: it is asked for once more, whether
+    /// it is used or not, and until then it does not drop out.
+    unchecked: bool,
     last: LastResult,
 }
 
@@ -172,6 +183,8 @@ pub struct Worker {
     outage_to_survive_ms: u64,
     rules: Rules,
     random: fastrand::Rng,
+    /// When the last event was.
+    last_at: UnixMs,
 }
 
 impl Worker {
@@ -190,6 +203,7 @@ impl Worker {
             outage_to_survive_ms: settings.outage_to_survive_ms,
             rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
+            last_at: UnixMs(0),
         }
     }
 
@@ -216,8 +230,14 @@ impl Worker {
             }
             Event::Abandoned(id) => self.abandoned(now, id),
             Event::Purged(id) => self.purged(id),
+            Event::ClockStepped => {
+                self.budget.shift(self.last_at, now);
+                self.recheck(now);
+            }
+            Event::ClockDecided => self.rebase(now),
             Event::Woken => {}
         }
+        self.last_at = now;
         self.fire_timers(now, &mut actions);
         self.start_calls(now, &mut actions);
         if let Some(id) = demanded {
@@ -291,7 +311,8 @@ impl Worker {
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
-        key.last_used = key.last_used.max(at);
+        // It may have been seen by a clock that has been put back since.
+        key.last_used = key.last_used.max(at.min(now));
         // Back in use: its renewal was due long ago.
         if std::mem::take(&mut key.idle) {
             self.set_timer(id, Some(now));
@@ -322,18 +343,87 @@ impl Worker {
             LastResult::Renewed
         };
         // The same token keeps its first receipt, so that its life is not measured anew.
+        // Unless that was by a clock that has been put back.
+        let first = key.lifetime.filter(|first| first.received_at <= now);
         let lifetime = if same {
-            *key.lifetime.get_or_insert(lifetime)
+            first.unwrap_or(lifetime)
         } else {
             lifetime
         };
         key.lifetime = Some(lifetime);
+        if key.unchecked {
+            self.set_timer(id, Some(now));
+            return;
+        }
         let due = if same {
             (rules.due_after_same)(now, &lifetime, floor_ms, jitter)
         } else {
             (rules.due_at)(&lifetime, floor_ms, jitter)
         };
         self.set_timer(id, Some(due));
+    }
+
+    /// Every key is asked for once more, what is over by either clock first. `now` is the later one:
+    /// what the earlier one ends it ends too.
+    fn recheck(&mut self, now: UnixMs) {
+        let keys = self.keys.iter();
+        let held = keys.filter_map(|(id, key)| Some((key.lifetime?, *id)));
+        let mut held: Vec<_> = held.map(|(life, id)| (serve_until(&life), id)).collect();
+        held.sort_unstable();
+        let spread = RECHECK_MS_PER_KEY * held.len() as u64;
+        for (i, (until, id)) in held.into_iter().enumerate() {
+            let wait = self.random.u64(0..=spread);
+            let Some(key) = self.keys.get_mut(&id) else {
+                continue;
+            };
+            key.unchecked = true;
+            key.idle = false;
+            match key.phase {
+                // One goes at once in any case: its answer says what time it is.
+                Phase::Resting if i == 0 || is_expired(now, until) => {
+                    self.set_timer(id, None);
+                    self.enqueue(id, Rank::Urgent, until.0);
+                }
+                Phase::Resting => self.set_timer(id, Some(now.plus(wait))),
+                // Its call is still to begin.
+                Phase::Queued(_) => {}
+                // Its call began before the step: it is asked for once more when that has ended.
+                Phase::Flying | Phase::Forgotten => {}
+            }
+        }
+    }
+
+    /// Nothing that was planned from a time that was put back lies further ahead than it was meant.
+    fn rebase(&mut self, now: UnixMs) {
+        self.breaker.alive();
+        self.budget.shift(self.last_at, now);
+        let soon = now.plus(MAX_NEGATIVE_MS);
+        let spread = RECHECK_MS_PER_KEY * self.keys.len() as u64;
+        self.negatives.clear();
+        let mut ids: Vec<_> = self.keys.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let wait = self.random.u64(0..=spread);
+            let Some(key) = self.keys.get_mut(&id) else {
+                continue;
+            };
+            key.last_used = key.last_used.min(now);
+            if let Some((until, _)) = &mut key.refused {
+                *until = soon.min(*until);
+                if key.lifetime.is_none() {
+                    self.negatives.insert((*until, id));
+                }
+            }
+            let latest = match key.lifetime {
+                None => soon,
+                Some(_) if key.unchecked => now.plus(wait),
+                Some(_) if key.pause_ms > 0 => now.plus(key.pause_ms),
+                Some(_) => continue,
+            };
+            if let Some(at) = key.timer {
+                self.set_timer(id, Some(latest.min(at)));
+            }
+        }
     }
 
     /// What the end of a call says of the upstream as a whole.
@@ -500,7 +590,7 @@ impl Worker {
             if key.phase != Phase::Resting {
                 continue;
             }
-            if schedule::is_idle(now, key.last_used, &lifetime) {
+            if !key.unchecked && schedule::is_idle(now, key.last_used, &lifetime) {
                 if over {
                     self.keys.remove(&id);
                     actions.push(Action::Retire(id));
@@ -534,6 +624,7 @@ impl Worker {
             self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
                 key.phase = Phase::Flying;
+                key.unchecked = false;
             }
             actions.push(Action::Fetch(id));
         }
@@ -594,6 +685,7 @@ impl Key {
             pause_ms: 0,
             refused: None,
             idle: false,
+            unchecked: false,
             last: LastResult::None,
         }
     }
