@@ -379,8 +379,13 @@ impl Worker {
             key.unchecked = true;
             key.idle = false;
             match key.phase {
+                // Callers wait for it, or soon will: they are told if nothing is asked at all.
+                Phase::Resting if is_expired(now, until) => {
+                    self.set_timer(id, None);
+                    self.enqueue(id, Rank::Demand, until.0);
+                }
                 // One goes at once in any case: its answer says what time it is.
-                Phase::Resting if i == 0 || is_expired(now, until) => {
+                Phase::Resting if i == 0 => {
                     self.set_timer(id, None);
                     self.enqueue(id, Rank::Urgent, until.0);
                 }
