@@ -366,6 +366,11 @@ impl Worker {
     /// Every key is asked for once more, what is over by either clock first. `now` is the later one:
     /// what the earlier one ends it ends too.
     fn recheck(&mut self, now: UnixMs) {
+        // A call that began before the step says nothing of what time it is: once it has ended, the
+        // key is asked for again. For a key that has no token yet, if it brings one.
+        for key in self.keys.values_mut() {
+            key.unchecked = key.phase == Phase::Flying;
+        }
         let keys = self.keys.iter();
         let held = keys.filter_map(|(id, key)| Some((key.lifetime?, *id)));
         let mut held: Vec<_> = held.map(|(life, id)| (serve_until(&life), id)).collect();
@@ -392,7 +397,6 @@ impl Worker {
                 Phase::Resting => self.set_timer(id, Some(now.plus(wait))),
                 // Its call is still to begin.
                 Phase::Queued(_) => {}
-                // Its call began before the step: it is asked for once more when that has ended.
                 Phase::Flying | Phase::Forgotten => {}
             }
         }

@@ -546,6 +546,48 @@ fn a_clock_that_jumps_to_and_fro_costs_one_call_for_each_key_and_jump() {
     world.check_budget();
 }
 
+#[test]
+fn a_key_that_seems_unused_for_days_only_by_a_step_is_checked_and_not_dropped() {
+    for is_dead in [false, true] {
+        let mut world = World::new(0);
+        let keys = world.warm(10, MINUTE_MS);
+        world.run(1000);
+        world.upstream.is_dead = is_dead;
+        let jumped = world.clock.boot();
+        world.crank.step(2 * DAY);
+        world.run(10_000);
+        if is_dead {
+            assert!(world.calls_since(jumped).0 > 0);
+            continue;
+        }
+        assert_eq!(world.calls_since(jumped).0, keys.len());
+        for key in &keys {
+            assert_eq!(world.served(key).0, format!("{key}#1"));
+        }
+    }
+}
+
+#[test]
+fn a_call_that_began_before_the_step_is_no_check() {
+    let mut world = World::new(0);
+    world.upstream.latency_ms = 2000;
+    let resource = "https://a.example";
+    let Asked::Waiting(mut waiter) = world.ask(resource) else {
+        panic!("nothing is warm")
+    };
+    let asked = world.clock.boot();
+    world.run(1000);
+    world.crank.step(6 * HOUR);
+    world.run(1500);
+    assert!(matches!(poll(&mut waiter), Some(Landing::Arrived)));
+    assert!(world.clock.observe().doubtful, "its date is of before");
+    world.served(resource);
+    world.run(4000);
+    assert!(world.off_ms() <= 1100);
+    world.served(resource);
+    assert_eq!(world.calls_since(asked).0, 2);
+}
+
 fn restored(resource: &str, received_at: UnixMs, ends: UnixMs) -> Restored {
     let lifetime = Lifetime {
         received_at,
