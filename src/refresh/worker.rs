@@ -602,3 +602,6 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
