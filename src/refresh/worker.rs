@@ -445,6 +445,10 @@ impl Worker {
             }
             Health::Trouble => {
                 self.trouble = error.clone();
+                if error.class == Class::Updating {
+                    // Told to callers of other keys, whose 410 it was not.
+                    self.trouble.status = None;
+                }
                 if self.breaker.trouble(now, id, error, jitter) {
                     self.refuse_all(now, actions);
                 }
@@ -676,10 +680,10 @@ impl Worker {
     }
 }
 
-/// An error that says when to come back.
+/// An error that says when to come back, in whole seconds as callers are told.
 fn delayed(error: &FetchError, wait_ms: u64) -> Arc<FetchError> {
     Arc::new(FetchError {
-        retry_after: Some(Duration::from_millis(wait_ms.max(1000))),
+        retry_after: Some(Duration::from_secs(wait_ms.div_ceil(1000).max(1))),
         ..error.clone()
     })
 }
@@ -699,3 +703,6 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
