@@ -395,9 +395,8 @@ impl Worker {
                     self.enqueue(id, Rank::Urgent, until.0);
                 }
                 Phase::Resting => self.set_timer(id, Some(now.plus(wait))),
-                // Its call is still to begin.
-                Phase::Queued(_) => {}
-                Phase::Flying | Phase::Forgotten => {}
+                // Its call is still to begin, or to end.
+                Phase::Queued(_) | Phase::Flying | Phase::Forgotten => {}
             }
         }
     }
