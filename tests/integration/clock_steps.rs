@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foretoken::app::App;
 use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{Asked as Wish, Cache, Found, KeyId, Landing, Turn, View, Waiter};
 use foretoken::clock::{Boot, Clock, Crank, UnixMs};
@@ -16,15 +17,15 @@ use foretoken::refresh::{Rules, Settings, Work, Writer};
 use foretoken::store::{self, Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
-use foretoken::upstream::{Class, FetchError};
-use foretoken_emulator::Emulator;
+use foretoken::upstream::{Class, Client, FetchError};
+use foretoken_emulator::{Emulator, Fault, FaultKind};
 use rustix::process::Signal;
 
 use crate::support::jwt::token_of;
 use crate::support::metrics::{scrape, sum};
 use crate::support::process::{Served, write_config};
 use crate::support::wait::until;
-use crate::support::{emulator_settings, http};
+use crate::support::{emulator_settings, http, settings, tcp};
 
 const PLAIN: Wish = Wish {
     shape: Shape::Metadata,
@@ -667,6 +668,49 @@ fn a_record_of_a_host_that_was_a_day_ahead_costs_one_check_and_is_not_lost() {
             assert_eq!(world.served(key).0, format!("{key}#1"));
         }
     }
+}
+
+#[test]
+fn the_client_tells_the_clock_what_time_the_upstream_has() {
+    let emulator = Emulator::start(emulator_settings()).expect("the emulator starts");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(emulator.address(), folder.path(), "");
+    // The emulator goes by the real time; we start a day ahead of it and stand still.
+    let truth = Clock::system();
+    let ahead = truth.now().plus(24 * HOUR_MS);
+    let (clock, crank) = Clock::cranked(ahead);
+    let source = Arc::clone(&settings.upstream.source);
+    let client = Client::new(source, clock.clone()).expect("nobody to trust");
+    let app = App::start_with(&settings, client, clock.clone()).expect("Foretoken starts");
+    let is_right = || {
+        clock
+            .now()
+            .since(truth.now())
+            .max(truth.now().since(clock.now()))
+            < HOUR_MS
+    };
+    let first = token_of(&http::token(tcp(&app), "https://a.example"));
+    assert!(is_right(), "the first date is believed");
+
+    // The refresh thread finds a step by itself, asks again, and is told.
+    crank.step(6 * HOUR);
+    until("the check", || emulator.counts().total == 2);
+    until("the decision", is_right);
+    assert_eq!(
+        token_of(&http::token(tcp(&app), "https://a.example")),
+        first
+    );
+    // A refusal is dated like a token.
+    emulator.set_fault(Some(Fault::always(FaultKind::Status {
+        status: 500,
+        retry_after_s: None,
+    })));
+    crank.step(-12 * HOUR);
+    until("a failed check", || emulator.counts().total >= 3);
+    until("the decision", || {
+        is_right() && clock.earliest() == clock.now()
+    });
+    app.stop();
 }
 
 #[test]
