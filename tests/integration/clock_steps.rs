@@ -569,6 +569,24 @@ fn a_key_that_seems_unused_for_days_only_by_a_step_is_checked_and_not_dropped() 
 }
 
 #[test]
+fn keys_that_nobody_asks_for_any_more_are_checked_like_the_others() {
+    let mut world = World::new(0);
+    let keys = world.warm(20, MINUTE_MS);
+    // Renewed late in their lives; unused for a whole one once the clock has jumped.
+    world.run(25 * HOUR_MS);
+    let jumped = world.clock.boot();
+    world.crank.step(6 * HOUR);
+    world.run(1500);
+    let at_once = world.calls_since(jumped).0;
+    assert!(
+        (1..15).contains(&at_once),
+        "{at_once} calls: they are spread"
+    );
+    world.run(10_000);
+    assert_eq!(world.calls_since(jumped).0, keys.len());
+}
+
+#[test]
 fn a_call_that_began_before_the_step_is_no_check() {
     let mut world = World::new(0);
     world.upstream.latency_ms = 2000;
@@ -649,6 +667,7 @@ fn a_record_of_a_host_that_was_a_day_ahead_costs_one_check_and_is_not_lost() {
         let record = |key| restored(key, START.plus(24 * HOUR_MS), START.plus(20 * HOUR_MS));
         world.upstream.is_dead = is_dead;
         world.restore(keys.map(record).into());
+        assert_eq!(world.cache.len(), 2, "the earlier clock leaves them alive");
         for key in keys {
             assert!(matches!(world.ask(key), Asked::Waiting(_)), "not unchecked");
         }
