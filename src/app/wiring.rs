@@ -117,6 +117,8 @@ impl App {
         let limits = refresh::Settings {
             max_in_flight: settings.upstream.max_in_flight,
             max_per_second: settings.upstream.max_per_second,
+            outage_to_survive_ms: 0,
+            rules: refresh::Rules::default(),
             seed: fastrand::u64(..),
         };
         let restored_keys = restored.len();

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use ring::digest;
 
-use super::{Echo, freshness};
+use super::Echo;
 use crate::clock::UnixMs;
 use crate::protocol::{Rendered, Shape, render};
 use crate::token::{AccessToken, TokenKey};
@@ -30,12 +30,13 @@ impl Entry {
         generation: u64,
         key: &TokenKey,
         token: Arc<AccessToken>,
+        serve_until: UnixMs,
         shapes: impl IntoIterator<Item = Shape>,
     ) -> Self {
         let entry = Self {
             echo,
             generation,
-            serve_until: freshness::serve_until(&token.lifetime),
+            serve_until,
             token,
             bodies: Default::default(),
         };

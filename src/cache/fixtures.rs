@@ -47,6 +47,7 @@ pub fn entry(slot: &Slot, generation: u64) -> Arc<Entry> {
         generation,
         slot.key(),
         token("t", 100),
+        UnixMs(100_000),
         [],
     ))
 }

@@ -10,11 +10,11 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
 
 use super::capacity::{MAX_KEYS, MIN_FORCE_PAUSE_MS};
-use super::{Echo, EchoKey, Entry, KeyId, Slot};
+use super::{Echo, EchoKey, Entry, KeyId, Slot, serve_until};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
 use crate::protocol::Shape;
-use crate::token::{AccessToken, TokenKey};
+use crate::token::{AccessToken, Lifetime, TokenKey};
 
 /// All slots, and what workers need to agree on.
 pub struct Cache {
@@ -27,7 +27,11 @@ pub struct Cache {
     /// Counts purges; workers copy it once they hold nothing of what was purged before.
     purges: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicU64>>>,
+    freshness: Freshness,
 }
+
+/// The rule that says until when a token is served; passed in, so that a test can break it.
+pub type Freshness = fn(&Lifetime) -> UnixMs;
 
 /// No room for one more key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +51,14 @@ impl Cache {
     /// An empty cache with an echo key of its own.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_freshness(serve_until)
+    }
+
+    /// As [`new`](Self::new), with another rule of freshness.
+    #[must_use]
+    pub fn with_freshness(freshness: Freshness) -> Self {
         Self {
+            freshness,
             slots: DashMap::with_hasher(foldhash::fast::RandomState::default()),
             echo_key: EchoKey::random(),
             next_id: AtomicU64::new(1),
@@ -129,13 +140,17 @@ impl Cache {
         shapes: impl IntoIterator<Item = Shape>,
     ) -> Arc<Entry> {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Entry::new(self.echo(key), generation, key, token, shapes))
+        let until = (self.freshness)(&token.lifetime);
+        let echo = self.echo(key);
+        Arc::new(Entry::new(echo, generation, key, token, until, shapes))
     }
 
     /// Whether one more call may be forced at `now`, for all keys together: one a second.
     pub(super) fn may_force(&self, now: UnixMs) -> bool {
         let last = self.forced_at.load(Ordering::Relaxed);
-        now.0 >= last.saturating_add(MIN_FORCE_PAUSE_MS)
+        // A time that lies ahead is of a clock that has been put right since.
+        let rested = now.0 >= last.saturating_add(MIN_FORCE_PAUSE_MS) || now.0 < last;
+        rested
             && self
                 .forced_at
                 .compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed)

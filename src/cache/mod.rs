@@ -25,6 +25,6 @@ pub use echo::{Echo, EchoKey};
 pub use entry::Entry;
 pub use flight::{Landing, Waiter};
 pub use freshness::{is_expired, margin_ms, serve_until};
-pub use index::{Cache, Full, PurgeTicket};
+pub use index::{Cache, Freshness, Full, PurgeTicket};
 pub use slot::{Joined, KeyId, Leader, Slot};
 pub use view::{Asked, Found, Place, Turn, View};

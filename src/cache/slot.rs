@@ -140,7 +140,8 @@ impl Slot {
         }
         // Under the lock, so that of many callers at once one starts and the rest join.
         let last = self.forced_at.load(Ordering::Relaxed);
-        let rested = now.0 >= last.saturating_add(MIN_FORCE_PAUSE_PER_KEY_MS);
+        // A time that lies ahead is of a clock that has been put right since.
+        let rested = now.0 >= last.saturating_add(MIN_FORCE_PAUSE_PER_KEY_MS) || now.0 < last;
         if !rested || !may_start() {
             return None;
         }

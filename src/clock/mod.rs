@@ -1,16 +1,24 @@
 //! The only place that reads time.
 //!
-//! Everything here runs on one timeline, [`UnixMs`]: the wall clock at start plus the boot-time
-//! clock since. Boot time counts suspend, which the monotonic clock does not, and it does not jump
-//! when somebody sets the wall clock. A wall clock that is ahead of the timeline is believed at
-//! once, since a token must never be served past its end; one that is behind is not followed.
-//! Rules elsewhere take the time as an argument; tests use a clock that they crank by hand.
+//! Everything here runs on one timeline, [`UnixMs`]: the boot-time clock plus an offset, which is at
+//! first the wall clock's. Boot time counts suspend, which the monotonic clock does not, and it does
+//! not jump when somebody sets the wall clock. What becomes of the offset when the wall clock steps,
+//! or the upstream's clock shows another time, is decided in [`anchor`], a pure state machine: a
+//! small forward step is believed at once; after any other the later clock is in force until the
+//! upstream's `Date` decides.
+//!
+//! Rules elsewhere take the time as an argument; tests use clocks that they crank by hand.
+
+pub mod anchor;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
+
+pub use anchor::News;
+use anchor::{Anchor, Dated, MAX_IGNORED_MS, Reading, State, at, difference};
 
 /// A point in time: milliseconds since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -48,67 +56,231 @@ impl fmt::Debug for UnixMs {
     }
 }
 
-/// A source of [`UnixMs`]: the machine's clocks, or a hand that a test cranks. Cheap to clone.
-#[derive(Clone)]
-pub struct Clock(Source);
+/// A reading of the boot-time clock: milliseconds since the machine started, suspend included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Boot(pub u64);
 
-#[derive(Clone)]
-enum Source {
-    /// Wall time minus boot time, in milliseconds; only ever grows.
-    System(Arc<AtomicU64>),
-    Cranked(Arc<AtomicU64>),
+/// The present, and what has become known about the clocks since somebody last looked.
+#[derive(Debug)]
+pub struct Seen {
+    /// The present by the timeline: by the later clock while it is doubtful.
+    pub now: UnixMs,
+    /// The present by the earlier clock; `now` while the timeline is certain.
+    pub earliest: UnixMs,
+    /// Whether an upstream's `Date` is waited for.
+    pub doubtful: bool,
+    /// In the order of time.
+    pub news: Vec<News>,
 }
+
+/// The timeline. Cheap to clone; all clones see the same.
+#[derive(Clone)]
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    /// [`Anchor::wall`], for [`Clock::now`]. Written after `offset`, so that whoever sees it sees
+    /// what was made of it.
+    wall: AtomicI64,
+    /// [`Anchor::offset`], for [`Clock::now`].
+    offset: AtomicI64,
+    anchor: Mutex<(Anchor, Vec<News>)>,
+}
+
+enum Source {
+    System,
+    Cranked(Arc<Hands>),
+}
+
+/// Both clocks of a [`Crank`].
+struct Hands {
+    wall: AtomicU64,
+    boot: AtomicU64,
+}
+
+/// A reading of the wall clock is good if no more passed between those of boot time before and
+/// after it: a process that is stopped in between would find the wall clock far behind.
+const MAX_READING_MS: u64 = 50;
+/// Before it is left for the next time.
+const READING_TRIES: u32 = 3;
+/// News that nobody fetched; the oldest are dropped. Somebody looks every second.
+const MAX_NEWS: usize = 64;
 
 impl Clock {
     /// The machine's clocks.
     #[must_use]
     pub fn system() -> Self {
-        let anchor = read(ClockId::Realtime).saturating_sub(read(ClockId::Boottime));
-        Self(Source::System(Arc::new(AtomicU64::new(anchor))))
+        Self::of(Source::System)
     }
 
     /// A clock that stands at `start` until the returned hand moves it.
     #[must_use]
     pub fn cranked(start: UnixMs) -> (Self, Crank) {
-        let cell = Arc::new(AtomicU64::new(start.0));
-        (Self(Source::Cranked(Arc::clone(&cell))), Crank(cell))
+        let hands = Arc::new(Hands {
+            wall: AtomicU64::new(start.0),
+            boot: AtomicU64::new(0),
+        });
+        (Self::of(Source::Cranked(Arc::clone(&hands))), Crank(hands))
     }
 
-    /// The present. Never goes back.
+    fn of(source: Source) -> Self {
+        let (wall, boot) = (source.wall(), source.boot());
+        let anchor = Anchor::new(Reading { wall, boot });
+        Self(Arc::new(Inner {
+            source,
+            wall: AtomicI64::new(anchor.wall()),
+            offset: AtomicI64::new(anchor.offset()),
+            anchor: Mutex::new((anchor, Vec::new())),
+        }))
+    }
+
+    /// The present. Goes back only when the upstream's `Date` has decided for an earlier clock.
     #[must_use]
     pub fn now(&self) -> UnixMs {
-        match &self.0 {
-            Source::Cranked(cell) => UnixMs(cell.load(Ordering::Acquire)),
-            Source::System(anchor) => {
-                // The wall clock first: time that passes between the two reads then makes the
-                // offset too small, which is not believed, instead of too large for good.
-                let wall = read(ClockId::Realtime);
-                let boot = read(ClockId::Boottime);
-                let offset = wall.saturating_sub(boot);
-                // Reading the anchor is the usual case; it is written only after a forward step,
-                // so workers share the cache line without passing it around.
-                let held = anchor.load(Ordering::Relaxed);
-                if offset > held {
-                    anchor.fetch_max(offset, Ordering::Relaxed);
-                }
-                UnixMs(boot.saturating_add(held.max(offset)))
+        let inner = &*self.0;
+        // The wall clock first: time that passes between the two reads then makes its offset too
+        // small, which is looked into, instead of too large, which would be believed.
+        let (wall, boot) = (inner.source.wall(), inner.source.boot());
+        // Two loads are the usual case; they are written only after a step, so workers share the
+        // cache line without passing it around.
+        let accounted = inner.wall.load(Ordering::Acquire);
+        let offset = inner.offset.load(Ordering::Relaxed);
+        let step = difference(wall.0, boot.0).saturating_sub(accounted);
+        if (-MAX_IGNORED_MS..=0).contains(&step) {
+            return at(boot, offset);
+        }
+        self.after_step(boot, offset, step)
+    }
+
+    #[cold]
+    fn after_step(&self, boot: Boot, offset: i64, step: i64) -> UnixMs {
+        let Ok(mut anchor) = self.0.anchor.try_lock() else {
+            // Somebody is at it. Meanwhile what is later by either clock.
+            return at(boot, offset.max(offset.saturating_add(step)));
+        };
+        self.look(&mut anchor);
+        anchor.0.now(self.0.source.boot())
+    }
+
+    /// Reads both clocks, and hands out what has become known about them since the last time.
+    #[must_use]
+    pub fn observe(&self) -> Seen {
+        let mut anchor = self.lock();
+        self.look(&mut anchor);
+        let boot = self.0.source.boot();
+        Seen {
+            now: anchor.0.now(boot),
+            earliest: anchor.0.earliest(boot),
+            doubtful: anchor.0.state() != State::Settled,
+            news: std::mem::take(&mut anchor.1),
+        }
+    }
+
+    /// The present by the earlier clock; as [`now`](Self::now) while the timeline is certain.
+    #[must_use]
+    pub fn earliest(&self) -> UnixMs {
+        let mut anchor = self.lock();
+        self.look(&mut anchor);
+        anchor.0.earliest(self.0.source.boot())
+    }
+
+    /// The boot-time clock, for [`learn`](Self::learn).
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.0.source.boot()
+    }
+
+    /// Takes the `Date` of an answer that has just come in, to a question that went out at `sent`.
+    pub fn learn(&self, date: UnixMs, sent: Boot) {
+        let mut anchor = self.lock();
+        // A step that nobody has noticed yet came before.
+        self.look(&mut anchor);
+        let received = self.0.source.boot();
+        let dated = Dated {
+            date,
+            sent,
+            received,
+        };
+        let news = anchor.0.learn(dated);
+        self.publish(&mut anchor, news);
+    }
+
+    /// Takes the receipt of the newest stored token, at start: it is at least so late.
+    pub fn remember(&self, newest: UnixMs) {
+        let mut anchor = self.lock();
+        let boot = self.0.source.boot();
+        let news = anchor.0.remember(newest, boot);
+        self.publish(&mut anchor, news);
+    }
+
+    fn look(&self, anchor: &mut (Anchor, Vec<News>)) {
+        let source = &self.0.source;
+        for _ in 0..READING_TRIES {
+            let before = source.boot();
+            let (wall, boot) = (source.wall(), source.boot());
+            if boot.0.saturating_sub(before.0) <= MAX_READING_MS {
+                let news = anchor.0.read(Reading { wall, boot });
+                self.publish(anchor, news);
+                return;
             }
         }
+    }
+
+    fn publish(&self, anchor: &mut (Anchor, Vec<News>), news: Option<News>) {
+        if let Some(news) = news {
+            if anchor.1.len() >= MAX_NEWS {
+                anchor.1.remove(0);
+            }
+            anchor.1.push(news);
+        }
+        self.0.offset.store(anchor.0.offset(), Ordering::Relaxed);
+        self.0.wall.store(anchor.0.wall(), Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Anchor, Vec<News>)> {
+        let anchor = self.0.anchor.lock();
+        anchor.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    fn wall(&self) -> UnixMs {
+        UnixMs(match self {
+            Self::System => read(ClockId::Realtime),
+            Self::Cranked(hands) => hands.wall.load(Ordering::Acquire),
+        })
+    }
+
+    fn boot(&self) -> Boot {
+        Boot(match self {
+            Self::System => read(ClockId::Boottime),
+            Self::Cranked(hands) => hands.boot.load(Ordering::Acquire),
+        })
     }
 }
 
 /// Moves a cranked [`Clock`].
-pub struct Crank(Arc<AtomicU64>);
+pub struct Crank(Arc<Hands>);
 
 impl Crank {
     /// Lets `ms` pass.
     pub fn advance(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::AcqRel);
+        let Hands { wall, boot } = &*self.0;
+        // In this order, whoever reads in between finds a wall clock that is behind for a moment.
+        boot.fetch_add(ms, Ordering::AcqRel);
+        wall.fetch_add(ms, Ordering::AcqRel);
     }
 
-    /// Jumps to a point in time.
-    pub fn set(&self, at: UnixMs) {
-        self.0.store(at.0, Ordering::Release);
+    /// Lets time pass until a point in time.
+    pub fn set(&self, to: UnixMs) {
+        self.advance(to.since(UnixMs(self.0.wall.load(Ordering::Acquire))));
+    }
+
+    /// Steps the wall clock alone, as somebody who sets it does.
+    pub fn step(&self, by_ms: i64) {
+        let wall = self.0.wall.load(Ordering::Acquire);
+        let to = wall.saturating_add_signed(by_ms);
+        self.0.wall.store(to, Ordering::Release);
     }
 }
 
@@ -123,6 +295,9 @@ fn read(id: ClockId) -> u64 {
 mod tests {
     use super::*;
 
+    const NOON: UnixMs = UnixMs(1_767_225_600_000);
+    const HOUR_MS: i64 = 3_600_000;
+
     #[test]
     fn system_time_never_goes_back() {
         let clock = Clock::system();
@@ -135,11 +310,71 @@ mod tests {
     }
 
     #[test]
+    fn the_system_s_clocks_make_no_news_by_themselves() {
+        let clock = Clock::system();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let clock = clock.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..50_000 {
+                        let _ = clock.now();
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(clock.observe().news, []);
+    }
+
+    #[test]
     fn a_cranked_clock_moves_only_by_hand() {
         let (clock, crank) = Clock::cranked(UnixMs(5));
         assert_eq!(clock.now(), UnixMs(5));
         crank.advance(7);
         assert_eq!(clock.now(), UnixMs(12));
+    }
+
+    #[test]
+    fn a_hit_notices_a_step_at_once_and_the_later_clock_is_in_force() {
+        for by_ms in [24 * HOUR_MS, -24 * HOUR_MS] {
+            let (clock, crank) = Clock::cranked(NOON);
+            crank.step(by_ms);
+            let later = NOON.plus(u64::try_from(by_ms).unwrap_or(0));
+            assert_eq!(clock.now(), later);
+            let seen = clock.observe();
+            assert_eq!(seen.news, [News::Stepped { by_ms }]);
+            assert!(seen.doubtful && clock.observe().news.is_empty());
+            assert_eq!(seen.earliest, later.minus(24 * HOUR_MS.unsigned_abs()));
+        }
+    }
+
+    #[test]
+    fn the_upstream_s_date_decides_and_clones_see_it() {
+        let (clock, crank) = Clock::cranked(NOON);
+        let clone = clock.clone();
+        crank.step(24 * HOUR_MS);
+        assert_eq!(clone.now(), NOON.plus(24 * 3_600_000));
+        let sent = clock.boot();
+        crank.advance(100);
+        clock.learn(NOON, sent);
+        assert_eq!(clone.now(), NOON.plus(100));
+        // The wall clock is still a day ahead; that is known by now.
+        crank.advance(60_000);
+        assert_eq!(clone.now(), NOON.plus(60_100));
+        assert!(!clone.observe().doubtful);
+    }
+
+    #[test]
+    fn while_somebody_looks_into_a_step_a_hit_takes_the_later_clock_and_does_not_wait() {
+        let (clock, crank) = Clock::cranked(NOON);
+        let held = clock.lock();
+        crank.step(HOUR_MS);
+        assert_eq!(clock.now(), NOON.plus(3_600_000));
+        crank.step(-3 * HOUR_MS);
+        assert_eq!(clock.now(), NOON);
+        drop(held);
     }
 
     #[test]

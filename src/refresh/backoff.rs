@@ -1,7 +1,7 @@
 //! How long to pause after a failure. Pure rules of (facts, jitter).
 
 use super::schedule::Jitter;
-use crate::upstream::{FetchError, Retry};
+use crate::upstream::{Class, FetchError, Retry};
 
 /// The next pause in milliseconds: decorrelated jitter, between the shortest pause and three times
 /// the pause before, held under a cap that follows the time left. A source's `Retry-After` is a
@@ -21,7 +21,12 @@ pub fn pause_ms(
         Retry::Soon => (life_ms / 1000).clamp(20, 1000),
         Retry::Slowly => (life_ms / 100).clamp(200, 10_000),
     };
-    let cap = (left_ms / 20).clamp(floor * 5, 300_000.max(floor * 5));
+    let most = match error.class {
+        // Its documentation promises an end within that time.
+        Class::Updating => 70_000,
+        _ => 300_000,
+    };
+    let cap = (left_ms / 20).clamp(floor * 5, most.max(floor * 5));
     let high = before_ms.saturating_mul(3).max(floor * 3).min(cap);
     let asked = error
         .retry_after
@@ -29,13 +34,26 @@ pub fn pause_ms(
     between(floor, high, jitter).max(asked)
 }
 
+/// How long an answer without a token stands for callers of a key that has none: at most 5 s, since
+/// an identity that was just assigned is told as a refusal until it has spread.
+#[must_use]
+pub fn negative_ms(error: &FetchError, jitter: Jitter) -> u64 {
+    match error.class.retry() {
+        Retry::Soon => between(1000, 2000, jitter),
+        Retry::Slowly => between(4000, MAX_NEGATIVE_MS, jitter),
+    }
+}
+
+/// The longest that any answer without a token stands.
+pub const MAX_NEGATIVE_MS: u64 = 5000;
+
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "pauses are minutes at most, exact in an f64 and never negative"
 )]
-fn between(low: u64, high: u64, jitter: Jitter) -> u64 {
+pub(super) fn between(low: u64, high: u64, jitter: Jitter) -> u64 {
     low + ((high - low) as f64 * jitter) as u64
 }
 
@@ -46,7 +64,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::Class;
 
     const DAY_MS: u64 = 86_400_000;
 
@@ -84,6 +101,16 @@ mod tests {
     #[test]
     fn a_two_second_token_is_retried_within_its_life() {
         assert!(pause_ms(&FetchError::of(Class::ServerError), 0, 2000, 1000, 1.0) <= 100);
+    }
+
+    #[test]
+    fn no_answer_without_a_token_stands_for_more_than_five_seconds() {
+        for class in Class::ALL {
+            for jitter in [0.0, 0.5, 0.999_999] {
+                let stands = negative_ms(&FetchError::of(class), jitter);
+                assert!((1000..=5000).contains(&stands), "{class:?} {stands}");
+            }
+        }
     }
 
     proptest! {

@@ -1,7 +1,9 @@
-//! How many calls go out, for the whole machine.
+//! How many calls go out, for the whole machine, and the pause when the upstream asks for one.
 
 use std::collections::VecDeque;
 
+use super::backoff::between;
+use super::schedule::Jitter;
 use crate::clock::UnixMs;
 
 /// At most so many calls at once, and at most so many started in any one second.
@@ -9,16 +11,32 @@ use crate::clock::UnixMs;
 /// The window slides: the call that would be one too many waits until the oldest of the last
 /// second is a second old. A bucket refilled at a rate would let two bursts through in one second,
 /// which IMDS answers with 429 for everybody on the machine.
+///
+/// A 429 that comes all the same, since other programs on the machine ask too, stops all calls for
+/// as long as the upstream asks, else for two seconds and twice that each time it comes again; and
+/// the rate is halved, then grows back by one every ten seconds.
 #[derive(Debug)]
 pub struct Budget {
     max_in_flight: usize,
     max_per_second: usize,
     in_flight: usize,
     started: VecDeque<UnixMs>,
+    /// No call starts before.
+    paused_until: UnixMs,
+    /// The pause before, 0 after a call that was not throttled.
+    pause_ms: u64,
+    /// The rate right after the last 429, and when that was.
+    throttled: Option<(usize, UnixMs)>,
 }
 
 /// One second and one millisecond: time stamps are rounded down.
 const WINDOW_MS: u64 = 1001;
+/// The first pause after a 429 without `Retry-After`.
+const FIRST_PAUSE_MS: u64 = 2000;
+/// The longest of those.
+const MAX_PAUSE_MS: u64 = 30_000;
+/// The rate grows back by one in this time.
+const RECOVERY_STEP_MS: u64 = 10_000;
 
 impl Budget {
     /// A budget of which nothing is used.
@@ -29,7 +47,56 @@ impl Budget {
             max_per_second,
             in_flight: 0,
             started: VecDeque::new(),
+            paused_until: UnixMs(0),
+            pause_ms: 0,
+            throttled: None,
         }
+    }
+
+    /// A call was answered with 429. `asked_ms` is the upstream's `Retry-After`, 0 without one.
+    pub fn throttled(&mut self, now: UnixMs, asked_ms: u64, jitter: Jitter) {
+        // Calls that were under way when it began belong to the same 429.
+        if now >= self.paused_until {
+            self.pause_ms = (2 * self.pause_ms).clamp(FIRST_PAUSE_MS, MAX_PAUSE_MS);
+            self.throttled = Some(((self.rate(now) / 2).max(1), now));
+        }
+        let pause = between(self.pause_ms, self.pause_ms + self.pause_ms / 4, jitter);
+        let until = now.plus(pause.max(asked_ms));
+        self.paused_until = self.paused_until.max(until);
+    }
+
+    /// A call was answered otherwise.
+    pub fn flows(&mut self, now: UnixMs) {
+        if now >= self.paused_until {
+            self.pause_ms = 0;
+        }
+    }
+
+    /// The clock was `before` and is `now`, and no time has passed: what was started is as old as
+    /// it was, and a pause lasts as long.
+    pub fn shift(&mut self, before: UnixMs, now: UnixMs) {
+        let moved = |at: UnixMs| now.minus(before.since(at));
+        self.started.iter_mut().for_each(|at| *at = moved(*at));
+        self.paused_until = now.plus(self.paused_until.since(before));
+        if let Some((_, at)) = &mut self.throttled {
+            *at = moved(*at);
+        }
+    }
+
+    /// When calls may start again after a 429.
+    #[must_use]
+    pub fn paused_until(&self) -> UnixMs {
+        self.paused_until
+    }
+
+    /// Calls that may start in one second now.
+    #[must_use]
+    pub fn rate(&self, now: UnixMs) -> usize {
+        let Some((rate, at)) = self.throttled else {
+            return self.max_per_second;
+        };
+        let grown = usize::try_from(now.since(at) / RECOVERY_STEP_MS).unwrap_or(usize::MAX);
+        rate.saturating_add(grown).min(self.max_per_second)
     }
 
     /// Takes one call out of the budget, if it has one at `now`.
@@ -41,7 +108,9 @@ impl Budget {
         {
             self.started.pop_front();
         }
-        let free = self.in_flight < self.max_in_flight && self.started.len() < self.max_per_second;
+        let free = self.in_flight < self.max_in_flight
+            && self.started.len() < self.rate(now)
+            && now >= self.paused_until;
         if free {
             self.in_flight += 1;
             self.started.push_back(now);
@@ -73,10 +142,13 @@ impl Budget {
         if self.in_flight >= self.max_in_flight {
             return None;
         }
-        if self.started.len() < self.max_per_second {
-            return Some(now);
-        }
-        self.started.front().map(|first| first.plus(WINDOW_MS))
+        let rate = self.rate(now);
+        let by_rate = match self.started.len().checked_sub(rate) {
+            None => now,
+            // So many have to be a second old; the rate may grow before, which is soon enough then.
+            Some(over) => self.started[over].plus(WINDOW_MS),
+        };
+        Some(by_rate.max(self.paused_until))
     }
 }
 
@@ -94,6 +166,64 @@ mod tests {
         assert_eq!(budget.free_at(UnixMs(0)), None);
         budget.end();
         assert!(budget.start(UnixMs(0)));
+    }
+
+    #[test]
+    fn a_429_stops_everything_and_halves_the_rate_for_a_while() {
+        let mut budget = Budget::new(100, 16);
+        let at = UnixMs(5000);
+        assert!(budget.start(at));
+        budget.throttled(at, 0, 0.0);
+        budget.throttled(at, 0, 0.0);
+        assert_eq!((budget.paused_until(), budget.rate(at)), (UnixMs(7000), 8));
+        assert!(!budget.start(UnixMs(6999)));
+        assert_eq!(budget.free_at(UnixMs(6999)), Some(UnixMs(7000)));
+        let again = UnixMs(7000);
+        let started = (0..20).filter(|_| budget.start(again)).count();
+        assert_eq!(started, 8);
+        // It goes on: twice the pause, half of the rate. Then what the upstream itself asks.
+        budget.throttled(again, 0, 0.0);
+        assert_eq!(
+            (budget.paused_until(), budget.rate(again)),
+            (UnixMs(11_000), 4)
+        );
+        let third = UnixMs(11_000);
+        budget.throttled(third, 90_000, 0.0);
+        assert_eq!(budget.paused_until(), UnixMs(101_000));
+        assert_eq!(budget.rate(third), 2);
+        assert_eq!(budget.rate(third.plus(140_000)), 16);
+        // One good answer, and the next pause is a first one.
+        budget.flows(UnixMs(101_000));
+        budget.throttled(UnixMs(200_000), 0, 0.0);
+        assert_eq!(budget.paused_until(), UnixMs(202_000));
+    }
+
+    #[test]
+    fn a_step_of_the_clock_neither_ends_nor_stretches_a_second_or_a_pause() {
+        for (before, now) in [(5_000, 86_400_000), (86_400_000, 5_000)] {
+            let (mut budget, before, now) = (Budget::new(100, 15), UnixMs(before), UnixMs(now));
+            while budget.start(before) {}
+            budget.shift(before, now);
+            assert!(!budget.start(now.plus(1000)));
+            assert!(budget.start(now.plus(1001)));
+            budget.throttled(now, 120_000, 0.0);
+            budget.shift(now, before);
+            assert_eq!(budget.paused_until(), before.plus(120_000));
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_and_the_rate_falls_to_one() {
+        let mut budget = Budget::new(1, 15);
+        let mut now = UnixMs(0);
+        for _ in 0..10 {
+            budget.throttled(now, 0, 0.999);
+            let pause = budget.paused_until().since(now);
+            assert!((2000..=37_500).contains(&pause), "{pause}");
+            now = budget.paused_until();
+        }
+        assert!(budget.rate(now) >= 1);
+        assert!(budget.start(now));
     }
 
     proptest! {

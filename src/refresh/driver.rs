@@ -16,7 +16,7 @@ use crate::token::{AccessToken, TokenKey};
 use crate::upstream::{Class, FetchError, TokenSource};
 
 /// The longest sleep. Timers stand still while the machine is suspended, the clock does not: due
-/// keys are found at most this long after a resume.
+/// keys, and a step of the wall clock, are found at most this long after a resume.
 const MAX_SLEEP_MS: u64 = 1000;
 
 /// Names and files are looked up beside the thread; one that hangs takes a place until it ends, and
@@ -106,7 +106,11 @@ impl Driver {
             .max_blocking_threads(MAX_BLOCKING_THREADS)
             .build()?;
         let (sender, inbox) = mpsc::unbounded_channel();
-        let work = writer.restore(clock.now(), restored);
+        let received = restored.iter().map(|it| it.token.lifetime.received_at);
+        if let Some(newest) = received.max() {
+            clock.remember(newest);
+        }
+        let work = writer.restore_seen(&clock.observe(), restored);
         let thread = std::thread::Builder::new()
             .name("refresh".into())
             .spawn(move || {
@@ -162,27 +166,52 @@ async fn run<S: TokenSource>(
         work = tokio::select! {
             message = inbox.recv() => match message {
                 None | Some(Message::Stop) => return,
-                Some(Message::Demanded(slot, leader)) => writer.demanded(clock.now(), slot, leader),
-                Some(Message::Used(used)) => writer.used(clock.now(), &used),
-                Some(Message::Status(reply)) => {
-                    let _ = reply.send(writer.status());
-                    writer.woken(clock.now())
-                }
-                Some(Message::Purge(which, reply)) => {
-                    let (count, ticket, work) = writer.purge(clock.now(), which.as_deref());
-                    let _ = reply.send((count, ticket));
-                    work
+                Some(message) => {
+                    at_the_time(&mut writer, &clock, |writer, now| heed(writer, now, message))
                 }
             },
             Some(ended) = calls.join_next_with_id() => {
                 let (task, answer) = answer_of(ended);
-                match names.remove(&task) {
-                    Some(id) => writer.landed(clock.now(), id, answer),
-                    None => writer.woken(clock.now()),
-                }
+                let id = names.remove(&task);
+                at_the_time(&mut writer, &clock, |writer, now| match id {
+                    Some(id) => writer.landed(now, id, answer),
+                    None => writer.woken(now),
+                })
             }
-            () = tokio::time::sleep(Duration::from_millis(left)) => writer.woken(clock.now()),
+            () = tokio::time::sleep(Duration::from_millis(left)) => {
+                at_the_time(&mut writer, &clock, Writer::woken)
+            }
         };
+    }
+}
+
+/// Tells the writer what has become of the clocks before what has happened: the one may be the
+/// reason for which the other looks late.
+fn at_the_time(
+    writer: &mut Writer,
+    clock: &Clock,
+    event: impl FnOnce(&mut Writer, UnixMs) -> Work,
+) -> Work {
+    let seen = clock.observe();
+    let mut work = writer.clock(&seen);
+    work.add(event(writer, seen.now));
+    work
+}
+
+fn heed(writer: &mut Writer, now: UnixMs, message: Message) -> Work {
+    match message {
+        Message::Demanded(slot, leader) => writer.demanded(now, slot, leader),
+        Message::Used(used) => writer.used(now, &used),
+        Message::Status(reply) => {
+            let _ = reply.send(writer.status());
+            writer.woken(now)
+        }
+        Message::Purge(which, reply) => {
+            let (count, ticket, work) = writer.purge(now, which.as_deref());
+            let _ = reply.send((count, ticket));
+            work
+        }
+        Message::Stop => Work::default(),
     }
 }
 

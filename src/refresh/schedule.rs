@@ -10,6 +10,10 @@ pub type Jitter = f64;
 /// together are not renewed together.
 const JITTER_SHARE: f64 = 0.05;
 
+/// Clients take a token with five minutes left for expired and ask on each call (`protocols.md` §6):
+/// what has less than three times that is to be renewed before.
+const URGENT_MS: u64 = 15 * 60 * 1000;
+
 /// The shortest pause between two calls for one key: a hundredth of the life, at least 20 ms and at
 /// most 30 s. It scales with the life so that a token of two seconds works.
 #[must_use]
@@ -18,24 +22,35 @@ pub fn min_pause_ms(life_ms: u64) -> u64 {
 }
 
 /// When to renew a token that just arrived: at half of its life, or when the issuer advised if that
-/// is sooner than the end, a little earlier by jitter. Never sooner than the shortest pause.
+/// is sooner than the end, a little earlier by jitter. Sooner still if less than `floor_ms` would
+/// be left by then, for a token that has so much to give. Never sooner than the shortest pause.
 #[must_use]
-pub fn due_at(lifetime: &Lifetime, jitter: Jitter) -> UnixMs {
+pub fn due_at(lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
     let life = lifetime.life_ms();
     let advised = lifetime
         .refresh_in_s
         .map(|s| s.saturating_mul(1000))
         .filter(|ms| *ms < life);
-    let wait = scale(advised.unwrap_or(life / 2), 1.0 - JITTER_SHARE * jitter);
+    let planned = advised.unwrap_or(life / 2);
+    let latest = life.checked_sub(floor_ms).filter(|latest| *latest > 0);
+    let planned = planned.min(latest.unwrap_or(planned));
+    let wait = scale(planned, 1.0 - JITTER_SHARE * jitter);
     lifetime.received_at.plus(wait.max(min_pause_ms(life)))
 }
 
 /// When to ask again after the upstream gave the same token once more: when half of what is left
-/// has passed.
+/// has passed. Where that would leave less than `floor_ms`, a twentieth of the floor from now: the
+/// sooner a new one is given, the sooner the floor holds again.
 #[must_use]
-pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, jitter: Jitter) -> UnixMs {
+pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
     let left = lifetime.expires_at().since(now);
-    let wait = scale(left / 2, 1.0 - JITTER_SHARE * jitter);
+    let half = left / 2;
+    let wait = if half < floor_ms {
+        half.min(floor_ms / 20)
+    } else {
+        half
+    };
+    let wait = scale(wait, 1.0 - JITTER_SHARE * jitter);
     now.plus(wait.max(min_pause_ms(lifetime.life_ms())))
 }
 
@@ -45,10 +60,12 @@ pub fn is_idle(now: UnixMs, last_used: UnixMs, lifetime: &Lifetime) -> bool {
     now.since(last_used) >= lifetime.life_ms()
 }
 
-/// Whether so little is left that this renewal goes before all others: a tenth of the life.
+/// Whether so little is left that this renewal goes before all others: a tenth of the life, or a
+/// quarter of an hour, of short lives a quarter.
 #[must_use]
 pub fn is_urgent(now: UnixMs, lifetime: &Lifetime) -> bool {
-    lifetime.expires_at().since(now) < lifetime.life_ms() / 10
+    let life = lifetime.life_ms();
+    lifetime.expires_at().since(now) < (life / 10).max(URGENT_MS.min(life / 4))
 }
 
 #[expect(
@@ -79,30 +96,30 @@ mod tests {
     #[test]
     fn a_day_long_token_is_renewed_at_half_of_its_life() {
         let day = lifetime(0, 86_400, None);
-        assert_eq!(due_at(&day, 0.0), UnixMs(43_200_000));
-        assert_eq!(due_at(&day, 1.0), UnixMs(41_040_000));
+        assert_eq!(due_at(&day, 0, 0.0), UnixMs(43_200_000));
+        assert_eq!(due_at(&day, 0, 1.0), UnixMs(41_040_000));
     }
 
     #[test]
     fn life_counts_from_receipt_and_not_from_issue() {
         let old = lifetime(80_000_000, 86_400, None);
-        assert_eq!(due_at(&old, 0.0), UnixMs(83_200_000));
+        assert_eq!(due_at(&old, 0, 0.0), UnixMs(83_200_000));
     }
 
     #[test]
     fn the_issuers_advice_is_taken_unless_it_lies_past_the_end() {
-        assert_eq!(due_at(&lifetime(0, 100, Some(80)), 0.0), UnixMs(80_000));
-        assert_eq!(due_at(&lifetime(0, 100, Some(100)), 0.0), UnixMs(50_000));
+        assert_eq!(due_at(&lifetime(0, 100, Some(80)), 0, 0.0), UnixMs(80_000));
+        assert_eq!(due_at(&lifetime(0, 100, Some(100)), 0, 0.0), UnixMs(50_000));
         assert_eq!(
-            due_at(&lifetime(0, 100, Some(u64::MAX)), 0.0),
+            due_at(&lifetime(0, 100, Some(u64::MAX)), 0, 0.0),
             UnixMs(50_000)
         );
-        assert_eq!(due_at(&lifetime(0, 100, Some(0)), 0.0), UnixMs(1000));
+        assert_eq!(due_at(&lifetime(0, 100, Some(0)), 0, 0.0), UnixMs(1000));
     }
 
     #[test]
     fn a_two_second_token_is_renewed_in_time() {
-        assert_eq!(due_at(&lifetime(0, 2, None), 0.0), UnixMs(1000));
+        assert_eq!(due_at(&lifetime(0, 2, None), 0, 0.0), UnixMs(1000));
         assert_eq!(min_pause_ms(2000), 20);
     }
 
@@ -110,10 +127,10 @@ mod tests {
     fn the_same_token_again_waits_for_half_of_what_is_left() {
         let day = lifetime(0, 86_400, None);
         let noon = UnixMs(43_200_000);
-        assert_eq!(due_after_same(noon, &day, 0.0), UnixMs(64_800_000));
+        assert_eq!(due_after_same(noon, &day, 0, 0.0), UnixMs(64_800_000));
         let last_minute = UnixMs(86_399_000);
         assert_eq!(
-            due_after_same(last_minute, &day, 0.0),
+            due_after_same(last_minute, &day, 0, 0.0),
             last_minute.plus(30_000)
         );
     }
@@ -126,10 +143,31 @@ mod tests {
     }
 
     #[test]
-    fn the_last_tenth_is_urgent() {
-        let token = lifetime(0, 100, None);
-        assert!(!is_urgent(UnixMs(90_000), &token));
-        assert!(is_urgent(UnixMs(90_001), &token));
+    fn the_last_tenth_or_quarter_of_an_hour_is_urgent() {
+        for (life_s, urgent_s) in [(86_400, 8640), (7200, 900), (3600, 900), (1200, 300)] {
+            let token = lifetime(0, life_s, None);
+            let edge = token.expires_at().minus(urgent_s * 1000);
+            assert!(!is_urgent(edge, &token), "{life_s}");
+            assert!(is_urgent(edge.plus(1), &token), "{life_s}");
+        }
+    }
+
+    #[test]
+    fn a_floor_is_kept_where_the_token_has_so_much_to_give() {
+        let (hour, day) = (3_600_000, lifetime(0, 86_400, None));
+        // Half of the life leaves more than six hours anyway.
+        assert_eq!(due_at(&day, 6 * hour, 0.0), UnixMs(12 * hour));
+        assert_eq!(due_at(&day, 20 * hour, 0.0), UnixMs(4 * hour));
+        assert_eq!(
+            due_at(&day, 24 * hour, 0.0),
+            UnixMs(12 * hour),
+            "it never has"
+        );
+        // The same token again: half of what is left, unless that breaks the floor.
+        let noon = UnixMs(12 * hour);
+        assert_eq!(due_after_same(noon, &day, 6 * hour, 0.0), UnixMs(18 * hour));
+        let soon = due_after_same(noon, &day, 8 * hour, 0.0);
+        assert_eq!(soon, noon.plus(8 * hour / 20));
     }
 
     proptest! {
@@ -138,7 +176,7 @@ mod tests {
             received in 0u64..4_000_000_000_000, life_s in 2u64..700_000, jitter in 0.0f64..1.0,
         ) {
             let token = lifetime(received, received / 1000 + 1 + life_s, None);
-            let due = due_at(&token, jitter);
+            let due = due_at(&token, 0, jitter);
             prop_assert!(due > token.received_at);
             prop_assert!(due <= token.received_at.plus(token.life_ms() / 2));
             prop_assert!(due >= token.received_at.plus(token.life_ms() * 47 / 100));
@@ -146,12 +184,12 @@ mod tests {
 
         #[test]
         fn no_rule_panics_or_stands_still(
-            now: u64, received: u64, expires: u64, advice in prop::option::of(any::<u64>()),
+            now: u64, received: u64, expires: u64, floor: u64, advice in prop::option::of(any::<u64>()),
             jitter in 0.0f64..1.0,
         ) {
             let token = lifetime(received, expires, advice);
-            let _ = (due_at(&token, jitter), is_idle(UnixMs(now), UnixMs(received), &token));
-            let again = due_after_same(UnixMs(now), &token, jitter);
+            let _ = (due_at(&token, floor, jitter), is_idle(UnixMs(now), UnixMs(received), &token));
+            let again = due_after_same(UnixMs(now), &token, floor, jitter);
             prop_assert!(again > UnixMs(now) || now > u64::MAX - 20);
         }
     }

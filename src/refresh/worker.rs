@@ -5,10 +5,15 @@
 //! runs in production and under virtual time in tests.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::backoff::MAX_NEGATIVE_MS;
+use super::breaker::{self, Breaker, Health};
 use super::budget::Budget;
-use super::{backoff, schedule};
-use crate::cache::KeyId;
+use super::rules::Rules;
+use super::schedule;
+use crate::cache::{KeyId, is_expired, serve_until};
 use crate::clock::UnixMs;
 use crate::token::Lifetime;
 use crate::upstream::{Class, FetchError};
@@ -20,6 +25,10 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// Calls started in any one second.
     pub max_per_second: usize,
+    /// Every key is to have so much left, in milliseconds, whenever the upstream dies; 0 for no wish.
+    pub outage_to_survive_ms: u64,
+    /// By which it decides.
+    pub rules: Rules,
     /// Where jitter comes from. Printed by tests, drawn at random in production.
     pub seed: u64,
 }
@@ -29,8 +38,10 @@ pub struct Settings {
 pub enum Event {
     /// The store brought a token back.
     Restored(KeyId, Lifetime, UnixMs),
-    /// Callers wait for a key.
-    Demanded(KeyId),
+    /// Callers wait for a key; `true` if a caller has no use for the token that is there.
+    Demanded(KeyId, bool),
+    /// An operator wants it renewed.
+    Renew(KeyId),
     /// A key was hit, last at this time.
     Used(KeyId, UnixMs),
     /// A call brought a token; `same` if it is the one already held.
@@ -41,6 +52,10 @@ pub enum Event {
     Abandoned(KeyId),
     /// The key was purged: forget it, and what its call may still bring.
     Purged(KeyId),
+    /// The clocks no longer agree: every token is to be asked for once more.
+    ClockStepped,
+    /// The upstream has said which clock is right, and the time may have been put back.
+    ClockDecided,
     /// Nothing but time has passed.
     Woken,
 }
@@ -50,6 +65,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the upstream for this key; answer with `Fetched` or `Failed`.
     Fetch(KeyId),
+    /// Answer those who wait for this key with this error, now: nothing is under way for them.
+    Refuse(KeyId, Arc<FetchError>),
     /// Take the key out of the cache and the store: nobody uses it, or it never had a token.
     Retire(KeyId),
 }
@@ -59,7 +76,7 @@ impl Action {
     #[must_use]
     pub fn id(&self) -> &KeyId {
         match self {
-            Self::Fetch(id) | Self::Retire(id) => id,
+            Self::Fetch(id) | Self::Refuse(id, _) | Self::Retire(id) => id,
         }
     }
 }
@@ -100,14 +117,27 @@ enum Rank {
     /// Callers wait for a key that never had a token. Last, so that a flood of keys that nobody
     /// asked for before does not hold up those in use; but see [`NEW_KEYS_SHARE`].
     New,
+    /// There is a token, and somebody wants another.
+    Forced,
 }
 
 /// While anything else is waiting, every so manieth call is for a new key.
 const NEW_KEYS_SHARE: u64 = 3;
 
+/// As long as a caller waits at most. A pause of the upstream's that is longer is told at once.
+const MAX_WAIT_MS: u64 = 20_000;
+
+/// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs no
+/// memory: the oldest is forgotten first.
+const MAX_NEGATIVES: usize = 1000;
+
 /// How much longer than a caller an urgent retry has to have waited to go before it: half of what
 /// a caller waits at most.
 const RETRY_HANDICAP_MS: u64 = 10_000;
+
+/// After a step of the clock the keys that neither clock ends are asked for over so much time for
+/// each of them: ten a second, which leaves room for those that callers wait for.
+const RECHECK_MS_PER_KEY: u64 = 100;
 
 type Ticket = (Rank, u64, KeyId);
 
@@ -127,8 +157,13 @@ struct Key {
     timer: Option<UnixMs>,
     last_used: UnixMs,
     pause_ms: u64,
+    /// Until then callers without a token are told this, and no call is made for them.
+    refused: Option<(UnixMs, Arc<FetchError>)>,
     /// Nobody asked for a life; renewed no more until somebody does.
     idle: bool,
+    /// The clock has stepped since the last call for it began: it is asked for once more, whether
+    /// it is used or not, and until then it does not drop out.
+    unchecked: bool,
     last: LastResult,
 }
 
@@ -140,7 +175,16 @@ pub struct Worker {
     /// Calls started so far.
     calls: u64,
     budget: Budget,
+    breaker: Breaker,
+    /// The last trouble of the upstream as a whole.
+    trouble: FetchError,
+    /// Keys without a token that were refused, by when that is forgotten.
+    negatives: BTreeSet<(UnixMs, KeyId)>,
+    outage_to_survive_ms: u64,
+    rules: Rules,
     random: fastrand::Rng,
+    /// When the last event was.
+    last_at: UnixMs,
 }
 
 impl Worker {
@@ -153,29 +197,62 @@ impl Worker {
             queue: BTreeSet::new(),
             calls: 0,
             budget: Budget::new(settings.max_in_flight, settings.max_per_second),
+            breaker: Breaker::new(settings.rules.trips),
+            trouble: FetchError::of(Class::Unreachable),
+            negatives: BTreeSet::new(),
+            outage_to_survive_ms: settings.outage_to_survive_ms,
+            rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
+            last_at: UnixMs(0),
         }
     }
 
     /// Takes one event in and says what follows from it at `now`.
     pub fn step(&mut self, now: UnixMs, event: Event) -> Step {
         let mut actions = Vec::new();
+        let demanded = match &event {
+            Event::Demanded(id, _) => Some(*id),
+            _ => None,
+        };
         match event {
             Event::Restored(id, lifetime, last_used) => self.restored(id, lifetime, last_used),
-            Event::Demanded(id) => self.demanded(now, id),
+            Event::Demanded(id, forced) => self.demanded(now, id, forced, &mut actions),
+            Event::Renew(id) => self.renew(now, id),
             Event::Used(id, at) => self.used(now, id, at),
-            Event::Fetched(id, lifetime, same) => self.fetched(now, id, lifetime, same),
-            Event::Failed(id, error) => self.failed(now, id, &error, &mut actions),
-            Event::Abandoned(id) => self.abandoned(id),
+            Event::Fetched(id, lifetime, same) => {
+                self.breaker.alive();
+                self.budget.flows(now);
+                self.fetched(now, id, lifetime, same);
+            }
+            Event::Failed(id, error) => {
+                self.learn(now, id, &error, &mut actions);
+                self.failed(now, id, error);
+            }
+            Event::Abandoned(id) => self.abandoned(now, id),
             Event::Purged(id) => self.purged(id),
+            Event::ClockStepped => {
+                self.budget.shift(self.last_at, now);
+                self.recheck(now);
+            }
+            Event::ClockDecided => self.rebase(now),
             Event::Woken => {}
         }
+        self.last_at = now;
         self.fire_timers(now, &mut actions);
         self.start_calls(now, &mut actions);
+        if let Some(id) = demanded {
+            self.refuse_if_stuck(now, id, &mut actions);
+        }
         Step {
             actions,
             wake_at: self.wake_at(now),
         }
+    }
+
+    /// The breaker's state.
+    #[must_use]
+    pub fn breaker(&self) -> &'static str {
+        self.breaker.as_str()
     }
 
     /// Calls under way.
@@ -192,7 +269,7 @@ impl Worker {
     }
 
     fn restored(&mut self, id: KeyId, lifetime: Lifetime, last_used: UnixMs) {
-        let due = schedule::due_at(&lifetime, self.random.f64());
+        let due = self.due_at(&lifetime);
         let mut key = Key::new(last_used);
         key.lifetime = Some(lifetime);
         key.last = LastResult::Restored;
@@ -200,14 +277,25 @@ impl Worker {
         self.set_timer(id, Some(due));
     }
 
-    fn demanded(&mut self, now: UnixMs, id: KeyId) {
+    fn due_at(&mut self, lifetime: &Lifetime) -> UnixMs {
+        let jitter = self.random.f64();
+        (self.rules.due_at)(lifetime, self.outage_to_survive_ms, jitter)
+    }
+
+    fn demanded(&mut self, now: UnixMs, id: KeyId, forced: bool, actions: &mut Vec<Action>) {
         let key = self.keys.entry(id).or_insert_with(|| Key::new(now));
         key.last_used = now;
         key.idle = false;
-        let rank = if key.lifetime.is_some() {
-            Rank::Demand
-        } else {
-            Rank::New
+        if let (Phase::Resting, Some((until, error))) = (key.phase, &key.refused)
+            && now < *until
+        {
+            actions.push(Action::Refuse(id, delayed(error, until.since(now))));
+            return;
+        }
+        let rank = match key.lifetime {
+            Some(_) if forced => Rank::Forced,
+            Some(_) => Rank::Demand,
+            None => Rank::New,
         };
         match key.phase {
             Phase::Resting => self.enqueue(id, rank, now.0),
@@ -223,10 +311,18 @@ impl Worker {
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
-        key.last_used = key.last_used.max(at);
+        // It may have been seen by a clock that has been put back since.
+        key.last_used = key.last_used.max(at.min(now));
         // Back in use: its renewal was due long ago.
         if std::mem::take(&mut key.idle) {
             self.set_timer(id, Some(now));
+        }
+    }
+
+    fn renew(&mut self, now: UnixMs, id: KeyId) {
+        let resting = |key: &Key| key.phase == Phase::Resting && key.lifetime.is_some();
+        if self.keys.get(&id).is_some_and(resting) {
+            self.enqueue(id, Rank::Forced, now.0);
         }
     }
 
@@ -234,56 +330,220 @@ impl Worker {
         if !self.land(id) {
             return;
         }
-        let jitter = self.random.f64();
+        let (jitter, floor_ms) = (self.random.f64(), self.outage_to_survive_ms);
+        let rules = self.rules;
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
         key.pause_ms = 0;
+        key.refused = None;
         key.last = if same {
             LastResult::Unchanged
         } else {
             LastResult::Renewed
         };
         // The same token keeps its first receipt, so that its life is not measured anew.
+        // Unless that was by a clock that has been put back.
+        let first = key.lifetime.filter(|first| first.received_at <= now);
         let lifetime = if same {
-            *key.lifetime.get_or_insert(lifetime)
+            first.unwrap_or(lifetime)
         } else {
             lifetime
         };
         key.lifetime = Some(lifetime);
+        if key.unchecked {
+            self.set_timer(id, Some(now));
+            return;
+        }
         let due = if same {
-            schedule::due_after_same(now, &lifetime, jitter)
+            (rules.due_after_same)(now, &lifetime, floor_ms, jitter)
         } else {
-            schedule::due_at(&lifetime, jitter)
+            (rules.due_at)(&lifetime, floor_ms, jitter)
         };
         self.set_timer(id, Some(due));
     }
 
-    fn failed(&mut self, now: UnixMs, id: KeyId, error: &FetchError, actions: &mut Vec<Action>) {
+    /// Every key is asked for once more, what is over by either clock first. `now` is the later one:
+    /// what the earlier one ends it ends too.
+    fn recheck(&mut self, now: UnixMs) {
+        // A call that began before the step says nothing of what time it is: once it has ended, the
+        // key is asked for again. For a key that has no token yet, if it brings one.
+        for key in self.keys.values_mut() {
+            key.unchecked = key.phase == Phase::Flying;
+        }
+        let keys = self.keys.iter();
+        let held = keys.filter_map(|(id, key)| Some((key.lifetime?, *id)));
+        let mut held: Vec<_> = held.map(|(life, id)| (serve_until(&life), id)).collect();
+        held.sort_unstable();
+        let spread = RECHECK_MS_PER_KEY * held.len() as u64;
+        for (i, (until, id)) in held.into_iter().enumerate() {
+            let wait = self.random.u64(0..=spread);
+            let Some(key) = self.keys.get_mut(&id) else {
+                continue;
+            };
+            key.unchecked = true;
+            key.idle = false;
+            match key.phase {
+                // Callers wait for it, or soon will: they are told if nothing is asked at all.
+                Phase::Resting if is_expired(now, until) => {
+                    self.set_timer(id, None);
+                    self.enqueue(id, Rank::Demand, until.0);
+                }
+                // One goes at once in any case: its answer says what time it is.
+                Phase::Resting if i == 0 => {
+                    self.set_timer(id, None);
+                    self.enqueue(id, Rank::Urgent, until.0);
+                }
+                Phase::Resting => self.set_timer(id, Some(now.plus(wait))),
+                // Its call is still to begin, or to end.
+                Phase::Queued(_) | Phase::Flying | Phase::Forgotten => {}
+            }
+        }
+    }
+
+    /// Nothing that was planned from a time that was put back lies further ahead than it was meant.
+    fn rebase(&mut self, now: UnixMs) {
+        self.breaker.alive();
+        self.budget.shift(self.last_at, now);
+        let soon = now.plus(MAX_NEGATIVE_MS);
+        let spread = RECHECK_MS_PER_KEY * self.keys.len() as u64;
+        self.negatives.clear();
+        let mut ids: Vec<_> = self.keys.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let wait = self.random.u64(0..=spread);
+            let Some(key) = self.keys.get_mut(&id) else {
+                continue;
+            };
+            key.last_used = key.last_used.min(now);
+            if let Some((until, _)) = &mut key.refused {
+                *until = soon.min(*until);
+                if key.lifetime.is_none() {
+                    self.negatives.insert((*until, id));
+                }
+            }
+            let latest = match key.lifetime {
+                None => soon,
+                Some(_) if key.unchecked => now.plus(wait),
+                Some(_) if key.pause_ms > 0 => now.plus(key.pause_ms),
+                Some(_) => continue,
+            };
+            if let Some(at) = key.timer {
+                self.set_timer(id, Some(latest.min(at)));
+            }
+        }
+    }
+
+    /// What the end of a call says of the upstream as a whole.
+    fn learn(&mut self, now: UnixMs, id: KeyId, error: &FetchError, actions: &mut Vec<Action>) {
+        let jitter = self.random.f64();
+        match breaker::health(error.class) {
+            Health::Alive => {
+                self.breaker.alive();
+                self.budget.flows(now);
+            }
+            Health::Trouble => {
+                self.trouble = error.clone();
+                if error.class == Class::Updating {
+                    // Told to callers of other keys, whose 410 it was not.
+                    self.trouble.status = None;
+                }
+                if self.breaker.trouble(now, id, error, jitter) {
+                    self.refuse_all(now, actions);
+                }
+            }
+            Health::Unknown => self.breaker.withdrawn(now, id),
+        }
+        if error.class == Class::Throttled {
+            let asked = error.retry_after.unwrap_or_default().as_millis();
+            let asked = u64::try_from(asked).unwrap_or(u64::MAX);
+            self.budget.throttled(now, asked, jitter);
+            if self.blocked_until(now).is_some() {
+                self.trouble = error.clone();
+                self.refuse_all(now, actions);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: UnixMs, id: KeyId, error: FetchError) {
         if !self.land(id) {
             return;
         }
-        let jitter = self.random.f64();
+        let (jitter, rules) = (self.random.f64(), self.rules);
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
         key.last = LastResult::Failed(error.class);
+        let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS);
         let Some(lifetime) = key.lifetime else {
-            // Never had a token: nothing is remembered, and the next caller may lead again.
-            self.keys.remove(&id);
-            actions.push(Action::Retire(id));
+            // It has no token to lose. Whoever asks within the next seconds is told the same.
+            let until = now.plus(stands);
+            key.refused = Some((until, Arc::new(error)));
+            self.set_timer(id, Some(until));
+            self.negatives.insert((until, id));
+            if self.negatives.len() > MAX_NEGATIVES
+                && let Some((_, oldest)) = self.negatives.first().copied()
+            {
+                self.set_timer(oldest, Some(now));
+            }
             return;
         };
         let left = lifetime.expires_at().since(now);
-        key.pause_ms = backoff::pause_ms(error, key.pause_ms, lifetime.life_ms(), left, jitter);
+        key.pause_ms = (rules.pause_ms)(&error, key.pause_ms, lifetime.life_ms(), left, jitter);
         let due = now.plus(key.pause_ms);
+        key.refused = Some((due.min(now.plus(stands)), Arc::new(error)));
         self.set_timer(id, Some(due));
     }
 
-    fn abandoned(&mut self, id: KeyId) {
+    fn abandoned(&mut self, now: UnixMs, id: KeyId) {
         self.budget.cancel();
+        self.breaker.withdrawn(now, id);
         self.set_timer(id, None);
         self.keys.remove(&id);
+    }
+
+    /// Until when no call for anybody starts, if that is longer than a caller would wait, or not
+    /// known.
+    fn blocked_until(&self, now: UnixMs) -> Option<UnixMs> {
+        if !self.breaker.is_closed() {
+            return Some(self.breaker.probe_at().unwrap_or(now));
+        }
+        let until = self.budget.paused_until();
+        (until.since(now) > MAX_WAIT_MS).then_some(until)
+    }
+
+    /// Tells those who wait for a key that stands in a line that does not move.
+    fn refuse_if_stuck(&mut self, now: UnixMs, id: KeyId, actions: &mut Vec<Action>) {
+        let Some(until) = self.blocked_until(now) else {
+            return;
+        };
+        let Some(Key {
+            phase: Phase::Queued(ticket),
+            lifetime,
+            ..
+        }) = self.keys.get(&id)
+        else {
+            return;
+        };
+        let (ticket, cold) = (*ticket, lifetime.is_none());
+        actions.push(Action::Refuse(id, delayed(&self.trouble, until.since(now))));
+        // A key that has or had a token keeps its place for when the line moves again.
+        if cold {
+            self.queue.remove(&ticket);
+            self.keys.remove(&id);
+            actions.push(Action::Retire(id));
+        }
+    }
+
+    fn refuse_all(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
+        let waiting = self.queue.iter().filter(|ticket| {
+            let rank = ticket.0;
+            matches!(rank, Rank::Demand | Rank::New | Rank::Forced)
+        });
+        let waiting: Vec<_> = waiting.map(|ticket| ticket.2).collect();
+        for id in waiting {
+            self.refuse_if_stuck(now, id, actions);
+        }
     }
 
     fn purged(&mut self, id: KeyId) {
@@ -298,6 +558,9 @@ impl Worker {
                 self.keys.remove(&id);
             }
             Phase::Resting => {
+                if let Some((until, _)) = &key.refused {
+                    self.negatives.remove(&(*until, id));
+                }
                 self.keys.remove(&id);
             }
         }
@@ -325,13 +588,21 @@ impl Worker {
             };
             key.timer = None;
             let Some(lifetime) = key.lifetime else {
+                // Its refusal is forgotten: the next caller may lead again.
+                if let Some((until, _)) = key.refused.take() {
+                    self.negatives.remove(&(until, id));
+                }
+                if key.phase == Phase::Resting {
+                    self.keys.remove(&id);
+                    actions.push(Action::Retire(id));
+                }
                 continue;
             };
             let over = now >= lifetime.expires_at();
             if key.phase != Phase::Resting {
                 continue;
             }
-            if schedule::is_idle(now, key.last_used, &lifetime) {
+            if !key.unchecked && schedule::is_idle(now, key.last_used, &lifetime) {
                 if over {
                     self.keys.remove(&id);
                     actions.push(Action::Retire(id));
@@ -343,7 +614,7 @@ impl Worker {
                 // An urgent retry stands in line with the callers: in an outage all keys come to
                 // that, and before the callers they would together keep these waiting.
                 let retry = key.pause_ms > 0;
-                let (rank, order) = match schedule::is_urgent(now, &lifetime) {
+                let (rank, order) = match (self.rules.is_urgent)(now, &lifetime) {
                     true if retry => (Rank::Demand, now.plus(RETRY_HANDICAP_MS).0),
                     true => (Rank::Urgent, lifetime.expires_at().0),
                     false => (Rank::Ahead, lifetime.expires_at().0),
@@ -355,15 +626,17 @@ impl Worker {
 
     fn start_calls(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
         while let Some(ticket) = self.next_in_line() {
-            if !self.budget.start(now) {
+            if !self.breaker.allows(now) || !self.budget.start(now) {
                 break;
             }
             self.queue.remove(&ticket);
             self.calls += 1;
             let id = ticket.2;
+            self.breaker.started(id);
             self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
                 key.phase = Phase::Flying;
+                key.unchecked = false;
             }
             actions.push(Action::Fetch(id));
         }
@@ -371,6 +644,7 @@ impl Worker {
 
     fn next_in_line(&self) -> Option<Ticket> {
         let new = self.queue.range((Rank::New, 0, 0)..).next();
+        let new = new.filter(|ticket| ticket.0 == Rank::New);
         let new = new.filter(|_| self.calls.is_multiple_of(NEW_KEYS_SHARE));
         new.or_else(|| self.queue.first()).copied()
     }
@@ -397,13 +671,20 @@ impl Worker {
 
     fn wake_at(&self, now: UnixMs) -> Option<UnixMs> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let budget = if self.queue.is_empty() {
-            None
-        } else {
-            self.budget.free_at(now)
-        };
-        [timer, budget].into_iter().flatten().min()
+        // While the probe is under way, its end is what is waited for.
+        let stuck = self.queue.is_empty() || self.breaker.is_probing();
+        let call = self.budget.free_at(now).filter(|_| !stuck);
+        let call = call.map(|at| at.max(self.breaker.probe_at().unwrap_or(at)));
+        [timer, call].into_iter().flatten().min()
     }
+}
+
+/// An error that says when to come back, in whole seconds as callers are told.
+fn delayed(error: &FetchError, wait_ms: u64) -> Arc<FetchError> {
+    Arc::new(FetchError {
+        retry_after: Some(Duration::from_secs(wait_ms.div_ceil(1000).max(1))),
+        ..error.clone()
+    })
 }
 
 impl Key {
@@ -414,8 +695,13 @@ impl Key {
             timer: None,
             last_used,
             pause_ms: 0,
+            refused: None,
             idle: false,
+            unchecked: false,
             last: LastResult::None,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::worker::{Action, Event, LastResult, Settings, Step, Worker};
 use crate::cache::{Cache, Entry, KeyId, Leader, PurgeTicket, Slot, is_expired};
-use crate::clock::UnixMs;
+use crate::clock::anchor::MAX_BELIEVED_MS;
+use crate::clock::{News, Seen, UnixMs};
 use crate::store::{Restored, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{AccessToken, Lifetime, TokenKey};
@@ -62,7 +63,12 @@ pub struct Writer {
     keys: HashMap<KeyId, Held>,
     /// When a trouble of keys without a token was last logged, by its class.
     told_cold: HashMap<&'static str, UnixMs>,
+    /// The clocks do not agree, and nobody has told yet that the upstream is out of reach.
+    in_doubt: bool,
 }
+
+/// The sorts of clock steps, as the metrics tell them apart.
+const STEPS: [&str; 4] = ["forward", "backward", "start", "upstream"];
 
 /// Between two log lines about keys without a token and the same kind of trouble.
 const COLD_NEWS_MS: u64 = 60_000;
@@ -94,6 +100,7 @@ impl Writer {
         metrics: Metrics,
     ) -> Self {
         let failures = Class::ALL.map(Class::as_str);
+        metrics.expect_clock_steps(STEPS);
         metrics.expect_results(["renewed", "unchanged"].into_iter().chain(failures));
         Self {
             worker: Worker::new(settings),
@@ -104,6 +111,7 @@ impl Writer {
             elsewhere: Vec::new(),
             keys: HashMap::new(),
             told_cold: HashMap::new(),
+            in_doubt: false,
         }
     }
 
@@ -111,6 +119,20 @@ impl Writer {
     /// those of another upstream: to ask ours for them would mix the two up. They stay on disk for
     /// a start with that upstream.
     pub fn restore(&mut self, now: UnixMs, restored: Vec<Restored>) -> Work {
+        self.take_back(now, restored);
+        self.woken(now)
+    }
+
+    /// As [`restore`](Self::restore), when the clocks may not agree: what either of them leaves
+    /// alive is kept, and checked.
+    pub fn restore_seen(&mut self, seen: &Seen, restored: Vec<Restored>) -> Work {
+        self.take_back(seen.earliest, restored);
+        let mut work = self.clock(seen);
+        work.add(self.woken(seen.now));
+        work
+    }
+
+    fn take_back(&mut self, now: UnixMs, restored: Vec<Restored>) {
         for Restored {
             key,
             token,
@@ -140,7 +162,53 @@ impl Writer {
                 .step(UnixMs(0), Event::Restored(id, lifetime, last_used));
             debug_assert!(step.actions.is_empty(), "no timer fires at the epoch");
         }
-        self.woken(now)
+    }
+
+    /// What has become known about the clocks. To be told before anything else that happens at
+    /// `seen.now`: a key that seems to be over, or unused for days, only by a step is kept.
+    pub fn clock(&mut self, seen: &Seen) -> Work {
+        let mut work = Work::default();
+        for news in &seen.news {
+            let event = match *news {
+                News::Believed { by_ms } => {
+                    tracing::info!(by_ms, "the wall clock stepped forward and is believed");
+                    continue;
+                }
+                News::Agreed => {
+                    tracing::info!("the wall clock agrees with the upstream's again");
+                    continue;
+                }
+                News::Stepped { by_ms } => {
+                    let sort = if by_ms > 0 { "forward" } else { "backward" };
+                    self.doubt(sort, by_ms)
+                }
+                News::Behind { by_ms } => self.doubt("start", by_ms),
+                News::Contradicted { by_ms } => self.doubt("upstream", by_ms),
+                News::Decided { by_ms, wall_ms } => {
+                    self.in_doubt = false;
+                    if wall_ms.unsigned_abs() > MAX_BELIEVED_MS.unsigned_abs() {
+                        tracing::warn!(by_ms, wall_ms, "this machine's wall clock is wrong");
+                    } else {
+                        tracing::info!(by_ms, "the upstream has decided what time it is");
+                    }
+                    Event::ClockDecided
+                }
+            };
+            let step = self.worker.step(seen.now, event);
+            work.add(self.perform(seen.now, step));
+        }
+        work
+    }
+
+    fn doubt(&mut self, sort: &'static str, by_ms: i64) -> Event {
+        self.in_doubt = true;
+        self.metrics.clock_step(sort);
+        tracing::warn!(
+            sort,
+            by_ms,
+            "the clocks do not agree: every token is checked"
+        );
+        Event::ClockStepped
     }
 
     /// Callers wait on a flight that one of them started.
@@ -153,7 +221,8 @@ impl Writer {
         let held = self.keys.entry(id).or_insert_with(|| Held::new(slot, now));
         held.last_used = now;
         held.leader = Some(leader);
-        let step = self.worker.step(now, Event::Demanded(id));
+        let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
+        let step = self.worker.step(now, Event::Demanded(id, forced));
         self.perform(now, step)
     }
 
@@ -162,7 +231,7 @@ impl Writer {
         let mut work = self.woken(now);
         for &(id, at) in used {
             if let Some(held) = self.keys.get_mut(&id) {
-                held.last_used = held.last_used.max(at);
+                held.last_used = held.last_used.max(at.min(now));
             }
             let step = self.worker.step(now, Event::Used(id, at));
             work.add(self.perform(now, step));
@@ -197,6 +266,10 @@ impl Writer {
                 Event::Fetched(id, lifetime, true)
             }
             Err(error) => {
+                let unheard = matches!(error.class, Class::Unreachable | Class::Timeout);
+                if unheard && std::mem::take(&mut self.in_doubt) {
+                    tracing::warn!("the upstream is out of reach: the later clock decides for now");
+                }
                 self.fail(now, id, &error);
                 Event::Failed(id, error)
             }
@@ -346,19 +419,13 @@ impl Writer {
             };
             match action {
                 Action::Fetch(id) => {
-                    let unwanted = if held.slot.is_gone() {
-                        // Ended by a worker that found a foreign entry in it.
-                        Some(Event::Purged(id))
-                    } else if held.slot.is_abandoned() {
-                        Some(Event::Abandoned(id))
-                    } else {
-                        None
-                    };
-                    if let Some(event) = unwanted {
+                    // Left by all its callers, or ended by a worker that found a foreign entry in
+                    // it: no call is made, and the worker takes it back.
+                    if held.slot.is_gone() || held.slot.is_abandoned() {
                         if let Some(held) = self.keys.remove(&id) {
                             self.cache.retire(&held.slot);
                         }
-                        let step = self.worker.step(now, event);
+                        let step = self.worker.step(now, Event::Abandoned(id));
                         work.wake_at = step.wake_at;
                         actions.extend(step.actions);
                         continue;
@@ -375,9 +442,14 @@ impl Writer {
                     };
                     work.jobs.push(Job { id, ask });
                 }
+                Action::Refuse(_, error) => {
+                    held.slot.fail(&error);
+                    held.leader = None;
+                }
                 Action::Retire(id) => {
-                    // A slot that is gone has, or will have, a successor with records of its own.
-                    if !held.slot.is_gone() {
+                    // A slot that is gone has, or will have, a successor with records of its own;
+                    // one without an entry has none.
+                    if held.slot.entry().is_some() {
                         self.store.remove(held.slot.key());
                     }
                     self.cache.retire(&held.slot);
@@ -402,7 +474,8 @@ impl Held {
 }
 
 impl Work {
-    fn add(&mut self, later: Work) {
+    /// What is to be done after this as well.
+    pub fn add(&mut self, later: Work) {
         self.jobs.extend(later.jobs);
         self.wake_at = later.wake_at;
     }

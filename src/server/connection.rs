@@ -444,7 +444,8 @@ where
         };
         let room = MAX_EARLY_BYTES.saturating_sub(bytes.len() - consumed);
         let leaving = leave(io, context, arrived, early, room, &mut unwatched);
-        let patience = Duration::from_millis(deadline.since(now));
+        // The clock may have been put back meanwhile.
+        let patience = Duration::from_millis(deadline.since(now).min(MAX_WAIT_MS));
         let refusal = tokio::select! {
             biased;
             landing = waiter => match landing {

@@ -296,7 +296,7 @@ impl Worker {
                 "more tokens than the store can queue"
             );
         }
-        let applied = disk.apply(queue, self.clock.now());
+        let applied = disk.apply(queue, self.clock.earliest());
         disk.save().and(applied)?;
         self.shared.lock().written = queued;
         self.shared.changed.notify_all();

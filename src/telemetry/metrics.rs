@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 8] = [
+pub const NAMES: [(&str, &str); 9] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -32,6 +32,10 @@ pub const NAMES: [(&str, &str); 8] = [
     (
         "foretoken_echo_mismatches_total",
         "Entries withheld because they were not for the key asked for. Always 0.",
+    ),
+    (
+        "foretoken_clock_steps_total",
+        "Times that the clocks no longer agreed, by sort: forward, backward, start, upstream.",
     ),
     (
         "foretoken_store_degraded",
@@ -215,6 +219,23 @@ impl Metrics {
     /// An entry was about to be served for a key that is not its own. An alarm, not a statistic.
     pub fn echo_mismatch(&self) {
         self.0.echo_mismatches.increment(1);
+    }
+
+    /// Makes the series of these sorts of clock steps start at 0.
+    pub fn expect_clock_steps(&self, sorts: impl IntoIterator<Item = &'static str>) {
+        for sort in sorts {
+            self.clock_steps(sort).absolute(0);
+        }
+    }
+
+    /// Counts a step of the clock after which every key is checked. `sort` comes from a closed set.
+    pub fn clock_step(&self, sort: &'static str) {
+        self.clock_steps(sort).increment(1);
+    }
+
+    fn clock_steps(&self, sort: &'static str) -> Counter {
+        let name = "foretoken_clock_steps_total";
+        counter(&self.0.recorder, name, Some(("sort", sort)))
     }
 
     /// Whether the store keeps what it is given.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::StatusCode;
+use hyper::{StatusCode, header};
 use rustls::pki_types::ServerName;
 
 use super::answer::{Times, read_refusal, read_token};
 use super::http::{Answer, At, Place, call};
-use super::question::question;
+use super::question::{Question, question};
+use super::retry_after::http_date;
 use super::secret_file::{arc_key, assertion};
 use super::settings::{Endpoint, Source};
 use super::tls::{TrustError, pinned, vouched};
@@ -73,7 +74,7 @@ impl Client {
             question.show(&assertion(&federation.token_file).await?);
         }
         if let Source::Arc { folder, .. } = &*self.source {
-            let challenge = call(&self.place, &question).await?;
+            let challenge = self.call(&question).await?;
             match challenge.status {
                 StatusCode::UNAUTHORIZED => {}
                 // Whoever answers without a challenge is not Arc's agent.
@@ -83,13 +84,25 @@ impl Client {
             question.redeem(&arc_key(&challenge.headers, folder).await?)?;
         }
         let sent = self.clock.now();
-        let answer = call(&self.place, &question).await?;
+        let answer = self.call(&question).await?;
         let received = self.clock.now();
         if answer.status != StatusCode::OK {
             return Err(self.refusal(&answer));
         }
         let times = Times { sent, received };
         read_token(&self.source, &ask.key, &answer.body, times)
+    }
+
+    /// Asks, and tells the clock the time that the source has. Whatever the answer is: a refusal is
+    /// dated like a token. The clock has to know before the token's own times are looked at.
+    async fn call(&self, question: &Question) -> Result<Answer, FetchError> {
+        let sent = self.clock.boot();
+        let answer = call(&self.place, question).await?;
+        let date = answer.headers.get(header::DATE);
+        if let Some(date) = date.and_then(|date| http_date(date.as_bytes())) {
+            self.clock.learn(date, sent);
+        }
+        Ok(answer)
     }
 
     fn refusal(&self, answer: &Answer) -> FetchError {

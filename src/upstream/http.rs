@@ -56,7 +56,7 @@ pub(super) enum At {
 pub(super) struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// The headers; only `Retry-After` and Arc's challenge are ever read.
+    /// The headers; only `Date`, `Retry-After` and Arc's challenge are ever read.
     pub headers: HeaderMap,
     /// The body: it may hold a token, so it is wiped.
     pub body: Zeroizing<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! How long a source asks us to wait.
+//! How long a source asks us to wait, and what time it has.
 
 use std::time::Duration;
 
@@ -17,11 +17,18 @@ pub fn retry_after(value: &[u8], now: UnixMs) -> Option<Duration> {
         // More digits than fit are a long wait, not none.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        let at = httpdate::parse_http_date(text).ok()?;
-        let at = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-        at.saturating_sub(Duration::from_millis(now.0))
+        Duration::from_millis(http_date(text.as_bytes())?.since(now))
     };
     Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// A date as HTTP writes it; `None` for anything else, and for one before the epoch.
+#[must_use]
+pub fn http_date(value: &[u8]) -> Option<UnixMs> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let at = httpdate::parse_http_date(text).ok()?;
+    let at = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(at.as_millis()).ok().map(UnixMs)
 }
 
 #[cfg(test)]

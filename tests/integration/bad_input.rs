@@ -422,6 +422,8 @@ fn a_dead_upstream_at_the_start_is_no_reason_not_to_start() {
         ..emulator_settings()
     });
     let emulator = emulator.expect("the emulator starts");
+    // The refusal stands for a moment.
+    until("the key heals", || http::token(address, "r").status == 200);
     assert_eq!(audience_of(&http::token(address, "r")), "r");
     assert_eq!(emulator.counts().total, 1);
 }
@@ -502,7 +504,7 @@ fn a_fault_on_a_cold_key_is_told_truthfully_and_nothing_of_it_is_kept() {
             (now - counted, read("foretoken_keys", None)) == (1, held)
         });
 
-        // The next caller is not told of it: it leads a call of its own.
+        // The next caller is not told of it any more: it leads a call of its own.
         house.emulator.set_fault(None);
         let answer = http::token(house.address(), &key);
         assert_eq!(audience_of(&answer), "r", "{kind:?}");
@@ -537,7 +539,11 @@ fn a_hanging_upstream_is_given_up_and_told_as_a_timeout() {
     until("the call is closed", || {
         house.emulator.counts().in_progress == 0
     });
+    until("the key heals", || {
+        http::token(house.address(), "r").status == 200
+    });
     assert_eq!(audience_of(&http::token(house.address(), "r")), "r");
+    assert_eq!(house.emulator.counts().total, 2);
 }
 
 /// One house for each fault, all at once: each takes a token's short life.

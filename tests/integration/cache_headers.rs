@@ -410,8 +410,6 @@ fn each_reason_was_provoked(house: &House) {
 fn no_failure_of_the_upstream_can_be_kept() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let all = spoken(&folder);
-    let house = house(&all);
-    let trust = tls::trusting(&folder.path().join("tls/cert.pem"));
     let mut lint = Lint::default();
     for (theirs, ours) in [
         (400, 400),
@@ -421,6 +419,9 @@ fn no_failure_of_the_upstream_can_be_kept() {
         (429, 429),
         (500, 503),
     ] {
+        // A house for each: what one of them refuses stands for seconds.
+        let house = house(&all);
+        let trust = tls::trusting(&folder.path().join("tls/cert.pem"));
         let kind = FaultKind::Status {
             status: theirs,
             retry_after_s: None,

@@ -8,6 +8,7 @@ mod cache_headers;
 mod canary;
 mod chained;
 mod clients;
+mod clock_steps;
 mod commands;
 mod corpus;
 mod forced;

@@ -1,0 +1,310 @@
+//! Which clock is right: a state machine over readings of both and what the upstream says.
+//!
+//! Pure: it looks at no clock. The timeline is the boot-time clock plus an offset. While the clocks
+//! agree, the offset only ever grows, by small forward steps of the wall clock. A step that is
+//! larger, or backward, makes the timeline doubtful: the later of the two clocks is in force, so
+//! that nothing is served that either says is over, until the upstream's `Date` decides. If none
+//! comes, because the upstream is out of reach, the later clock stays in force: it has decided.
+//!
+//! So the timeline goes back only at a [`News::Decided`], and `expires_in` grows at no other time.
+
+use super::{Boot, UnixMs};
+
+/// Forward steps of the wall clock up to this are believed at once: a paused virtual machine's boot
+/// clock stands still for up to half a minute, and time services correct a few minutes.
+pub const MAX_BELIEVED_MS: i64 = 5 * 60 * 1000;
+
+/// The wall clock may be so far behind the timeline without a doubt: a leap second, and the time
+/// that passes between two readings. What it loses adds up, so that creeping back is noticed too.
+pub const MAX_IGNORED_MS: i64 = 1500;
+
+/// The upstream's clock may differ so much from ours.
+const MAX_SKEW_MS: i64 = MAX_BELIEVED_MS;
+
+/// A `Date` before 2020 or after 2100 is not looked at: no clock that issues tokens is there.
+const DATES: std::ops::Range<u64> = 1_577_836_800_000..4_102_444_800_000;
+
+/// After the upstream contradicted clocks that agree, it is not heard on that for an hour, so that
+/// one whose `Date` is random does not have every key asked for again and again.
+const CONTRADICTION_PAUSE_MS: u64 = 3_600_000;
+
+/// Both clocks, read together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// What the wall clock shows.
+    pub wall: UnixMs,
+    /// What the boot-time clock shows.
+    pub boot: Boot,
+}
+
+impl Reading {
+    /// Wall time minus boot time.
+    #[must_use]
+    pub fn offset(self) -> i64 {
+        difference(self.wall.0, self.boot.0)
+    }
+}
+
+/// An upstream's `Date`, which has whole seconds, and between which moments it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dated {
+    /// What it says.
+    pub date: UnixMs,
+    /// Before the request went out.
+    pub sent: Boot,
+    /// After the answer came in.
+    pub received: Boot,
+}
+
+/// What has become known about the clocks; for the log, and for whoever keeps times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The wall clock took a small step forward, and the timeline with it.
+    Believed {
+        /// How far, in milliseconds.
+        by_ms: i64,
+    },
+    /// The wall clock stepped, by too much or backward: the later clock is in force.
+    Stepped {
+        /// How far, in milliseconds.
+        by_ms: i64,
+    },
+    /// The newest stored token was received after what the wall clock shows at start.
+    Behind {
+        /// How long after, in milliseconds.
+        by_ms: i64,
+    },
+    /// The clocks agree, and the upstream's differs: its next answer decides.
+    Contradicted {
+        /// How far the upstream is ahead, in milliseconds.
+        by_ms: i64,
+    },
+    /// The upstream's `Date` has decided.
+    Decided {
+        /// How far the timeline has moved, in milliseconds.
+        by_ms: i64,
+        /// How far the wall clock is ahead of it, in milliseconds.
+        wall_ms: i64,
+    },
+    /// The wall clock was put right by itself: both clocks agree again.
+    Agreed,
+}
+
+/// Whether the timeline is certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is, as far as anybody knows.
+    Settled,
+    /// There are two clocks, of which the later is in force.
+    Doubtful {
+        /// The offset of the earlier one.
+        earlier: i64,
+        /// Answers to questions that were sent before do not decide.
+        since: Boot,
+    },
+}
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    /// The timeline is boot time plus this.
+    offset: i64,
+    /// The wall clock's offset, as far as it has been accounted for.
+    wall: i64,
+    state: State,
+    /// Whether the upstream has ever spoken for this timeline, or has decided on it.
+    confirmed: bool,
+    /// When the upstream last contradicted clocks that agree.
+    contradicted: Option<Boot>,
+    /// That contradiction waits for a second answer to a question sent since.
+    suspected: bool,
+}
+
+impl Anchor {
+    /// The timeline that starts with the wall clock.
+    #[must_use]
+    pub fn new(reading: Reading) -> Self {
+        Self {
+            offset: reading.offset(),
+            wall: reading.offset(),
+            state: State::Settled,
+            confirmed: false,
+            contradicted: None,
+            suspected: false,
+        }
+    }
+
+    /// The timeline's offset from boot time.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// The wall clock's offset as it was accounted for.
+    #[must_use]
+    pub fn wall(&self) -> i64 {
+        self.wall
+    }
+
+    /// Whether the timeline is certain.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The time by the timeline.
+    #[must_use]
+    pub fn now(&self, boot: Boot) -> UnixMs {
+        at(boot, self.offset)
+    }
+
+    /// The time by the earlier of the clocks; the timeline itself while it is certain.
+    #[must_use]
+    pub fn earliest(&self, boot: Boot) -> UnixMs {
+        match self.state {
+            State::Settled => self.now(boot),
+            State::Doubtful { earlier, .. } => at(boot, earlier),
+        }
+    }
+
+    /// Takes a reading of both clocks in.
+    pub fn read(&mut self, reading: Reading) -> Option<News> {
+        let by_ms = reading.offset().saturating_sub(self.wall);
+        // A wall clock that the upstream has overruled is believed nothing of any size.
+        let at_odds = self.state == State::Settled && !agree(self.offset, self.wall);
+        let believed = if at_odds {
+            MAX_IGNORED_MS
+        } else {
+            MAX_BELIEVED_MS
+        };
+        if (-MAX_IGNORED_MS..=0).contains(&by_ms) {
+            return None;
+        }
+        if (1..=believed).contains(&by_ms) {
+            // Whatever the cause, time has passed on every clock.
+            self.wall = self.wall.saturating_add(by_ms);
+            self.offset = self.offset.saturating_add(by_ms);
+            if let State::Doubtful { earlier, .. } = &mut self.state {
+                *earlier = earlier.saturating_add(by_ms);
+            }
+            return (by_ms > MAX_IGNORED_MS).then_some(News::Believed { by_ms });
+        }
+        self.wall = reading.offset();
+        self.suspected = false;
+        if at_odds && agree(self.offset, self.wall) {
+            self.offset = self.offset.max(self.wall);
+            return Some(News::Agreed);
+        }
+        self.doubt(self.wall, reading.boot);
+        Some(News::Stepped { by_ms })
+    }
+
+    /// Takes the receipt of the newest stored token in, at start: so late it is at least.
+    pub fn remember(&mut self, newest: UnixMs, boot: Boot) -> Option<News> {
+        let by_ms = difference(newest.0, self.now(boot).0);
+        if by_ms <= MAX_BELIEVED_MS {
+            return None;
+        }
+        self.doubt(difference(newest.0, boot.0), boot);
+        Some(News::Behind { by_ms })
+    }
+
+    /// Takes the upstream's `Date` in.
+    pub fn learn(&mut self, dated: Dated) -> Option<News> {
+        let Dated {
+            date,
+            sent,
+            received,
+        } = dated;
+        if !DATES.contains(&date.0) || received < sent {
+            return None;
+        }
+        // The upstream's clock was read in the second that the date names, at some moment of the
+        // call.
+        let low = difference(date.0, received.0);
+        let high = difference(date.0.saturating_add(999), sent.0);
+        let skew = |offset: i64| match offset {
+            offset if offset < low => low.saturating_sub(offset),
+            offset if offset > high => high.saturating_sub(offset),
+            _ => 0,
+        };
+        match self.state {
+            State::Doubtful { earlier, since } => {
+                if sent < since {
+                    return None;
+                }
+                // The nearest; of two that are equally near, the later.
+                let mut candidates = [self.offset, self.wall, earlier];
+                candidates.sort_unstable_by_key(|offset| std::cmp::Reverse(*offset));
+                let nearest = candidates.into_iter();
+                let nearest = nearest.min_by_key(|offset| skew(*offset).unsigned_abs());
+                let nearest = nearest.filter(|offset| is_near(skew(*offset)));
+                Some(self.decide(nearest.unwrap_or(high)))
+            }
+            State::Settled => {
+                let by_ms = skew(self.offset);
+                if is_near(by_ms) {
+                    (self.confirmed, self.suspected) = (true, false);
+                    return None;
+                }
+                if !self.confirmed {
+                    return Some(self.decide(high));
+                }
+                match self.contradicted {
+                    Some(since) if self.suspected => (sent >= since).then(|| self.decide(high)),
+                    Some(last) if received.0 < last.0.saturating_add(CONTRADICTION_PAUSE_MS) => {
+                        None
+                    }
+                    _ => {
+                        (self.contradicted, self.suspected) = (Some(received), true);
+                        Some(News::Contradicted { by_ms })
+                    }
+                }
+            }
+        }
+    }
+
+    /// There is one more clock: from now on the latest is in force.
+    fn doubt(&mut self, other: i64, since: Boot) {
+        let earlier = match self.state {
+            State::Settled => self.offset.min(other),
+            State::Doubtful { earlier, .. } => earlier.min(other),
+        };
+        self.offset = self.offset.max(other);
+        self.state = State::Doubtful { earlier, since };
+    }
+
+    fn decide(&mut self, offset: i64) -> News {
+        let by_ms = offset.saturating_sub(self.offset);
+        self.offset = offset;
+        self.state = State::Settled;
+        (self.confirmed, self.suspected) = (true, false);
+        let wall_ms = self.wall.saturating_sub(offset);
+        News::Decided { by_ms, wall_ms }
+    }
+}
+
+/// Boot time plus an offset, held at both ends of time.
+#[must_use]
+pub(super) fn at(boot: Boot, offset: i64) -> UnixMs {
+    UnixMs(boot.0.saturating_add_signed(offset))
+}
+
+/// `a` minus `b`, held at both ends.
+#[must_use]
+pub(super) fn difference(a: u64, b: u64) -> i64 {
+    let all = i128::from(a) - i128::from(b);
+    let least = i64::MIN;
+    i64::try_from(all).unwrap_or(if all < 0 { least } else { i64::MAX })
+}
+
+fn is_near(skew: i64) -> bool {
+    (-MAX_SKEW_MS..=MAX_SKEW_MS).contains(&skew)
+}
+
+fn agree(a: i64, b: i64) -> bool {
+    a.saturating_sub(b).saturating_abs() <= MAX_IGNORED_MS
+}
+
+#[cfg(test)]
+mod tests;

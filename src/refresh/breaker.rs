@@ -1,0 +1,268 @@
+//! Whether the upstream is asked at all: closed, open, or one call probing.
+//!
+//! It looks at the upstream as a whole. An answer about one key, be it a refusal, shows that
+//! somebody is there.
+
+use super::backoff::between;
+use super::schedule::Jitter;
+use crate::cache::KeyId;
+use crate::clock::UnixMs;
+use crate::upstream::{Class, FetchError};
+
+/// Whether so many troubles in a row open the breaker.
+pub type Trips = fn(u32) -> bool;
+
+/// The shortest wait before a probe.
+const FIRST_PROBE_MS: u64 = 1000;
+/// The longest one, unless the upstream itself asks for more.
+const MAX_PROBE_MS: u64 = 15_000;
+/// A source that says that it is being updated is asked in these steps, as the SDKs do.
+const UPDATING_MS: u64 = 10_000;
+
+/// What the end of a call says of the upstream as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answers, if with a refusal.
+    Alive,
+    /// It does not answer, or makes no sense.
+    Trouble,
+    /// Nothing: it was not asked, or asks for a pause.
+    Unknown,
+}
+
+/// What an error of this class says.
+#[must_use]
+pub fn health(class: Class) -> Health {
+    match class {
+        Class::NotFound
+        | Class::Denied
+        | Class::WrongResource
+        | Class::WrongClient
+        | Class::BadExpiry => Health::Alive,
+        Class::Unreachable
+        | Class::Timeout
+        | Class::Updating
+        | Class::ServerError
+        | Class::UnexpectedStatus
+        | Class::TooLong
+        | Class::Malformed
+        | Class::Untrusted => Health::Trouble,
+        // A 429 has a pause of its own, which the budget keeps.
+        Class::Throttled
+        | Class::Unsupported
+        | Class::BadChallenge
+        | Class::NoAssertion
+        | Class::Lost => Health::Unknown,
+    }
+}
+
+/// Whether the fifth trouble in a row has come.
+#[must_use]
+pub fn trips(troubles: u32) -> bool {
+    troubles >= 5
+}
+
+/// The breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    trips: Trips,
+    /// In a row.
+    troubles: u32,
+    /// The wait before the last probe.
+    wait_ms: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed,
+    /// No call before then; the next one is the probe.
+    Open(UnixMs),
+    /// This key's call is the probe.
+    Probing(KeyId),
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(trips: Trips) -> Self {
+        Self {
+            trips,
+            troubles: 0,
+            wait_ms: 0,
+            state: State::Closed,
+        }
+    }
+
+    /// The upstream answers.
+    pub fn alive(&mut self) {
+        self.troubles = 0;
+        self.wait_ms = 0;
+        self.state = State::Closed;
+    }
+
+    /// A call ended in trouble; `true` if that opened the breaker, or a probe was in vain.
+    pub fn trouble(&mut self, now: UnixMs, id: KeyId, error: &FetchError, jitter: Jitter) -> bool {
+        self.troubles = self.troubles.saturating_add(1);
+        let opens = match self.state {
+            State::Closed => (self.trips)(self.troubles),
+            State::Probing(probe) => probe == id,
+            // A straggler of before: the probe will tell.
+            State::Open(_) => false,
+        };
+        if opens {
+            let longest = (2 * self.wait_ms).clamp(2 * FIRST_PROBE_MS, MAX_PROBE_MS);
+            self.wait_ms = match error.class {
+                Class::Updating => UPDATING_MS,
+                _ => between(longest / 2, longest, jitter),
+            };
+            let asked = error.retry_after.unwrap_or_default().as_millis();
+            let asked = u64::try_from(asked).unwrap_or(u64::MAX);
+            self.state = State::Open(now.plus(self.wait_ms.max(asked)));
+        }
+        opens
+    }
+
+    /// A call was not made after all, or its end says nothing: if it was the probe, the next call
+    /// is.
+    pub fn withdrawn(&mut self, now: UnixMs, id: KeyId) {
+        if self.state == State::Probing(id) {
+            self.state = State::Open(now);
+        }
+    }
+
+    /// Whether a call may start.
+    #[must_use]
+    pub fn allows(&self, now: UnixMs) -> bool {
+        match self.state {
+            State::Closed => true,
+            State::Open(probe_at) => now >= probe_at,
+            State::Probing(_) => false,
+        }
+    }
+
+    /// A call that it allows has started.
+    pub fn started(&mut self, id: KeyId) {
+        if self.state != State::Closed {
+            self.state = State::Probing(id);
+        }
+    }
+
+    /// Whether calls flow.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Whether a probe is under way.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        matches!(self.state, State::Probing(_))
+    }
+
+    /// From when a probe may start; `None` unless it is open.
+    #[must_use]
+    pub fn probe_at(&self) -> Option<UnixMs> {
+        match self.state {
+            State::Open(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The state's name.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self.state {
+            State::Closed => "closed",
+            State::Open(_) => "open",
+            State::Probing(_) => "probing",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn open() -> (Breaker, UnixMs) {
+        let mut breaker = Breaker::new(trips);
+        let error = FetchError::of(Class::ServerError);
+        for id in 1..=4 {
+            assert!(!breaker.trouble(UnixMs(0), id, &error, 0.0));
+        }
+        assert!(breaker.is_closed());
+        assert!(breaker.trouble(UnixMs(0), 5, &error, 0.0));
+        let at = breaker.probe_at().expect("open");
+        (breaker, at)
+    }
+
+    #[test]
+    fn five_troubles_in_a_row_open_it_and_one_sign_of_life_begins_anew() {
+        let mut breaker = Breaker::new(trips);
+        let error = FetchError::of(Class::Timeout);
+        for round in 0..10 {
+            for id in 0..4 {
+                assert!(!breaker.trouble(UnixMs(round), id, &error, 0.5));
+            }
+            breaker.alive();
+        }
+        let (breaker, at) = open();
+        assert!(!breaker.allows(at.minus(1)) && breaker.allows(at));
+        assert_eq!((at, breaker.as_str()), (UnixMs(1000), "open"));
+    }
+
+    #[test]
+    fn one_call_probes_and_its_end_decides() {
+        let (mut breaker, at) = open();
+        breaker.started(7);
+        assert!(!breaker.allows(at.plus(100_000)) && breaker.probe_at().is_none());
+        let error = FetchError::of(Class::Timeout);
+        assert!(!breaker.trouble(at, 3, &error, 0.0), "a straggler");
+        assert!(breaker.is_probing());
+        assert!(breaker.trouble(at, 7, &error, 0.0));
+        assert_eq!(breaker.as_str(), "open");
+        let next = breaker.probe_at().expect("open");
+        breaker.started(8);
+        breaker.withdrawn(next, 9);
+        assert!(breaker.is_probing(), "somebody else's");
+        breaker.withdrawn(next, 8);
+        assert!(breaker.allows(next), "the next call is the probe");
+        breaker.started(9);
+        breaker.alive();
+        assert!(breaker.is_closed() && breaker.allows(next));
+    }
+
+    #[test]
+    fn probes_are_one_to_fifteen_seconds_apart() {
+        for jitter in [0.0, 0.5, 0.999_999] {
+            let (mut breaker, mut at) = open();
+            for round in 0..20 {
+                breaker.started(7);
+                assert!(breaker.trouble(at, 7, &FetchError::of(Class::Unreachable), jitter));
+                let next = breaker.probe_at().expect("open");
+                let wait = next.since(at);
+                assert!((1000..=15_000).contains(&wait), "{wait}");
+                assert!(round < 15 || jitter < 0.5 || wait > 7000, "{wait}");
+                at = next;
+            }
+        }
+    }
+
+    #[test]
+    fn the_upstream_may_ask_for_more_and_an_update_takes_steps_of_ten_seconds() {
+        let (mut breaker, at) = open();
+        breaker.started(7);
+        let error = FetchError {
+            retry_after: Some(Duration::from_secs(40)),
+            ..FetchError::of(Class::ServerError)
+        };
+        breaker.trouble(at, 7, &error, 0.5);
+        assert_eq!(breaker.probe_at(), Some(at.plus(40_000)));
+        let at = at.plus(40_000);
+        breaker.started(7);
+        breaker.trouble(at, 7, &FetchError::of(Class::Updating), 0.5);
+        assert_eq!(breaker.probe_at(), Some(at.plus(10_000)));
+    }
+}
