@@ -85,7 +85,7 @@ fn bench(c: &mut Criterion) {
     let limits = Settings {
         max_in_flight: 64,
         max_per_second: 100_000,
-        seed: 1,
+        ..Settings::default()
     };
     let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let driver =

@@ -105,7 +105,7 @@ fn worker() -> (Worker, Clock, Crank, Driver) {
     let limits = Settings {
         max_in_flight: 4,
         max_per_second: 100,
-        seed: 1,
+        ..Settings::default()
     };
     let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let source = Instant(clock.clone());

@@ -106,11 +106,12 @@ impl App {
             store, restored, ..
         } = Store::open(&settings.store, &clock)?;
         admin_front.check_socket()?;
-        let cache = Arc::new(Cache::new());
+        let cache = Arc::new(Cache::new().with_limits(settings.limits));
         let limits = refresh::Settings {
             max_in_flight: settings.upstream.max_in_flight,
             max_per_second: settings.upstream.max_per_second,
-            outage_to_survive_ms: 0,
+            outage_to_survive_ms: settings.refresh.outage_to_survive_ms,
+            max_negatives: settings.refresh.max_negatives,
             rules: refresh::Rules::default(),
             seed: fastrand::u64(..),
         };

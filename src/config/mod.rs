@@ -39,7 +39,7 @@ pub use mistake::{ConfigError, Mistake, Mistakes, Place};
 pub use source::{Environment, Platform};
 
 use crate::telemetry::log;
-use crate::{admin, authz, server, store};
+use crate::{admin, authz, cache, refresh, server, store};
 
 /// The settings of the whole program. They hold the clients' secrets, which neither `Debug` nor
 /// anything else here prints.
@@ -53,6 +53,10 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
+    /// `[refresh]`, and of `[limits]` what is kept there.
+    pub refresh: refresh::Options,
+    /// The rest of `[limits]`.
+    pub limits: cache::Limits,
     /// `[store]`.
     pub store: store::Settings,
     /// `[log]`.

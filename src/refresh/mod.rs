@@ -19,5 +19,5 @@ mod writer;
 
 pub use driver::{Driver, Handle, Stopped, Which};
 pub use rules::Rules;
-pub use worker::{Action, Event, LastResult, Settings, Step, Worker};
+pub use worker::{Action, Event, LastResult, Options, Settings, Step, Worker};
 pub use writer::{Job, KeyStatus, Work, Writer};
