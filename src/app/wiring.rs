@@ -192,8 +192,12 @@ impl App {
 
     /// Seconds until the next planned upstream call; `None` if none is planned.
     pub async fn next_call_in_s(&self) -> Option<u64> {
-        let keys = self.driver.handle().status().await.ok()?;
-        let next = keys.iter().filter_map(|key| key.next_call_at).min()?;
+        let status = self.driver.handle().status().await.ok()?;
+        let next = status
+            .keys
+            .iter()
+            .filter_map(|key| key.next_call_at)
+            .min()?;
         Some(next.since(self.clock.now()) / 1000)
     }
 

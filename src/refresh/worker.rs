@@ -140,6 +140,20 @@ pub enum LastResult {
     Failed(Class),
 }
 
+impl LastResult {
+    /// In a word, for operators.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none yet",
+            Self::Restored => "restored",
+            Self::Renewed => "renewed",
+            Self::Unchanged => "unchanged",
+            Self::Failed(class) => class.as_str(),
+        }
+    }
+}
+
 /// The order in which queued keys are called: smaller first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
