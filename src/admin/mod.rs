@@ -6,8 +6,10 @@
 
 mod health;
 mod purge;
+mod refresh;
 mod settings;
 mod status;
+mod which;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,9 +102,12 @@ impl Admin {
             ("POST", "/purge") if access == Access::Operator => {
                 purge::answer(self.parts.get(), query).await
             }
-            ("POST", "/purge") => Answer::text(403, "this needs the admin socket\n"),
+            ("POST", "/refresh") if access == Access::Operator => {
+                refresh::answer(self.parts.get(), query).await
+            }
+            ("POST", "/purge" | "/refresh") => Answer::text(403, "this needs the admin socket\n"),
             (_, "/livez" | "/readyz" | "/metrics" | "/status") => Answer::method("GET"),
-            (_, "/purge") => Answer::method("POST"),
+            (_, "/purge" | "/refresh") => Answer::method("POST"),
             _ => Answer::text(404, "there is no such endpoint\n"),
         }
     }

@@ -1,10 +1,9 @@
-//! `POST /purge`: ends tokens in memory and on disk. `?all` or `?resource=R`.
+//! `POST /purge`: ends tokens in memory and on disk.
 
 use std::time::Duration;
 
+use super::which::Keys;
 use super::{Answer, Parts};
-use crate::protocol::parse_query;
-use crate::refresh::Which;
 
 /// Workers let go at their 1 s tick, and the disk follows at once; what takes longer is stuck.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -13,17 +12,12 @@ pub(super) async fn answer(parts: Option<&Parts>, query: &str) -> Answer {
     let Some(parts) = parts else {
         return Answer::text(503, "not warm yet\n");
     };
-    let which: Option<Which> = match parse_query(query.as_bytes()).as_deref() {
-        Ok([it]) if it.name == b"all" => None,
-        Ok([it]) if it.name == b"resource" => {
-            let wanted = it.value.clone();
-            Some(Box::new(move |key| {
-                key.resource.as_str().as_bytes() == wanted
-            }))
-        }
-        _ => return Answer::text(400, "say ?all or ?resource=R\n"),
+    let keys = match Keys::of(query) {
+        Ok(keys) => keys,
+        Err(wrong) => return wrong,
     };
-    let Ok((count, ticket)) = parts.refresh.purge(which).await else {
+    let picked = matches!(keys, Keys::Picked(_));
+    let Ok((count, ticket)) = parts.refresh.purge(keys.which()).await else {
         return Answer::text(500, "the refresh thread has stopped\n");
     };
     tracing::info!(count, "purged by an operator");
@@ -37,7 +31,10 @@ pub(super) async fn answer(parts: Option<&Parts>, query: &str) -> Answer {
     }
     let store = parts.store.clone();
     let settled = tokio::task::spawn_blocking(move || store.settle(DEADLINE)).await;
-    if settled.unwrap_or(false) {
+    let settled = settled.unwrap_or(false);
+    if settled && picked && count == 0 {
+        Answer::text(404, "no key matches; nothing was purged\n")
+    } else if settled {
         Answer::text(200, format!("purged {count} keys\n"))
     } else {
         Answer::text(500, "purged from memory; the disk has not confirmed it\n")

@@ -113,11 +113,12 @@ impl App {
             store, restored, ..
         } = Store::open(&settings.store, &clock)?;
         admin_front.check_socket()?;
-        let cache = Arc::new(Cache::new());
+        let cache = Arc::new(Cache::new().with_limits(settings.limits));
         let limits = refresh::Settings {
             max_in_flight: settings.upstream.max_in_flight,
             max_per_second: settings.upstream.max_per_second,
-            outage_to_survive_ms: 0,
+            outage_to_survive_ms: settings.refresh.outage_to_survive_ms,
+            max_negatives: settings.refresh.max_negatives,
             rules: refresh::Rules::default(),
             seed: fastrand::u64(..),
         };
@@ -201,8 +202,12 @@ impl App {
 
     /// Seconds until the next planned upstream call; `None` if none is planned.
     pub async fn next_call_in_s(&self) -> Option<u64> {
-        let keys = self.driver.handle().status().await.ok()?;
-        let next = keys.iter().filter_map(|key| key.next_call_at).min()?;
+        let status = self.driver.handle().status().await.ok()?;
+        let next = status
+            .keys
+            .iter()
+            .filter_map(|key| key.next_call_at)
+            .min()?;
         Some(next.since(self.clock.now()) / 1000)
     }
 

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::capacity::MAX_WAITERS;
 use crate::sync::{Mutex, Waker, lock};
 use crate::upstream::FetchError;
 
@@ -52,12 +51,12 @@ impl Flight {
         self.forced
     }
 
-    /// A place among those waiting; `None` if there are too many already.
-    pub(super) fn wait(self: &Arc<Self>) -> Option<Waiter> {
+    /// A place among those waiting; `None` if there are so many already.
+    pub(super) fn wait(self: &Arc<Self>, max_waiters: usize) -> Option<Waiter> {
         let mut state = lock(&self.state);
         let seat = match state.free.pop() {
             Some(seat) => seat,
-            None if state.seats.len() == MAX_WAITERS => return None,
+            None if state.seats.len() >= max_waiters => return None,
             None => {
                 state.seats.push(None);
                 state.seats.len() - 1

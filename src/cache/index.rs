@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
 
-use super::capacity::{MAX_KEYS, MIN_FORCE_PAUSE_MS};
+use super::capacity::{Limits, MIN_FORCE_PAUSE_MS};
 use super::{Echo, EchoKey, Entry, KeyId, Slot, serve_until};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
@@ -28,6 +28,7 @@ pub struct Cache {
     purges: AtomicU64,
     workers: Mutex<Vec<Arc<AtomicU64>>>,
     freshness: Freshness,
+    limits: Limits,
 }
 
 /// The rule that says until when a token is served; passed in, so that a test can break it.
@@ -59,6 +60,7 @@ impl Cache {
     pub fn with_freshness(freshness: Freshness) -> Self {
         Self {
             freshness,
+            limits: Limits::default(),
             slots: DashMap::with_hasher(foldhash::fast::RandomState::default()),
             echo_key: EchoKey::random(),
             next_id: AtomicU64::new(1),
@@ -69,10 +71,22 @@ impl Cache {
         }
     }
 
+    /// The same cache with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How much it may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The slot of a permitted key, made if there is none.
     ///
     /// # Errors
-    /// The cache holds [`MAX_KEYS`] keys and this is not one of them.
+    /// The cache holds all the keys that it may, and this is not one of them.
     pub fn lookup(&self, permit: &Permit) -> Result<Arc<Slot>, Full> {
         if let Some(slot) = self.find(permit.key()) {
             return Ok(slot);
@@ -94,13 +108,13 @@ impl Cache {
     pub fn add(&self, key: &TokenKey) -> Result<Arc<Slot>, Full> {
         // Counted before the shard is locked, since counting locks them all. Racing callers may
         // overshoot by one each, which bounds as well as the exact number.
-        let full = self.slots.len() >= MAX_KEYS;
+        let full = self.slots.len() >= self.limits.max_keys;
         match self.slots.entry(key.clone()) {
             Place::Occupied(slot) => Ok(Arc::clone(slot.get())),
             Place::Vacant(_) if full => Err(Full),
             Place::Vacant(place) => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let slot = Arc::new(Slot::new(id, key.clone()));
+                let slot = Arc::new(Slot::new(id, key.clone(), self.limits.max_waiters));
                 place.insert(Arc::clone(&slot));
                 Ok(slot)
             }
@@ -232,8 +246,12 @@ mod tests {
 
     #[test]
     fn a_full_cache_takes_no_new_key_and_keeps_the_old_ones() {
-        let cache = Cache::new();
-        for i in 0..MAX_KEYS {
+        let max_keys = 300;
+        let cache = Cache::new().with_limits(Limits {
+            max_keys,
+            ..Limits::default()
+        });
+        for i in 0..max_keys {
             cache.add(&key(&i.to_string())).unwrap();
         }
         assert_eq!(cache.add(&key("one more")).err(), Some(Full));

@@ -20,7 +20,7 @@ mod models;
 mod slot;
 mod view;
 
-pub use capacity::MAX_KEYS;
+pub use capacity::Limits;
 pub use echo::{Echo, EchoKey};
 pub use entry::Entry;
 pub use flight::{Landing, Waiter};

@@ -33,6 +33,8 @@ pub struct Slot {
     forced_at: AtomicU64,
     /// The shapes in which workers answer, a bit each.
     shapes: AtomicU64,
+    /// Callers that may wait on one flight.
+    max_waiters: usize,
 }
 
 #[derive(Default)]
@@ -61,9 +63,9 @@ pub enum Joined {
 }
 
 impl Slot {
-    /// An empty slot.
+    /// An empty slot. So many callers may wait on one of its flights.
     #[must_use]
-    pub fn new(id: KeyId, key: TokenKey) -> Self {
+    pub fn new(id: KeyId, key: TokenKey, max_waiters: usize) -> Self {
         Self {
             id,
             key,
@@ -72,6 +74,7 @@ impl Slot {
             hits: AtomicU64::new(0),
             forced_at: AtomicU64::new(0),
             shapes: AtomicU64::new(0),
+            max_waiters,
         }
     }
 
@@ -114,11 +117,12 @@ impl Slot {
         }
         if let Some(flight) = &state.flight {
             return flight
-                .wait()
+                .wait(self.max_waiters)
                 .map_or(Joined::Crowded, |waiter| Joined::Waiting(waiter, None));
         }
         let leader = self.start(&mut state);
-        let waiter = leader.flight.wait().expect("a new flight has room");
+        let waiter = leader.flight.wait(self.max_waiters);
+        let waiter = waiter.expect("a new flight has room");
         Joined::Waiting(waiter, Some(leader))
     }
 
@@ -136,7 +140,7 @@ impl Slot {
             return None;
         }
         if let Some(flight) = &state.flight {
-            return flight.wait().map(|waiter| (waiter, None));
+            return flight.wait(self.max_waiters).map(|waiter| (waiter, None));
         }
         // Under the lock, so that of many callers at once one starts and the rest join.
         let last = self.forced_at.load(Ordering::Relaxed);
@@ -147,7 +151,8 @@ impl Slot {
         }
         self.forced_at.store(now.0, Ordering::Relaxed);
         let leader = self.start_as(&mut state, Flight::forced());
-        let waiter = leader.flight.wait().expect("a new flight has room");
+        let waiter = leader.flight.wait(self.max_waiters);
+        let waiter = waiter.expect("a new flight has room");
         Some((waiter, Some(leader)))
     }
 
@@ -387,7 +392,7 @@ mod tests {
     fn seats_are_given_back() {
         let slot = slot();
         let (_waiter, _leader) = waiting(&slot);
-        for _ in 0..2 * crate::cache::capacity::MAX_WAITERS {
+        for _ in 0..2 * slot.max_waiters {
             drop(waiting(&slot));
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 
-use super::capacity::{MAX_REMEMBERED_BYTES_PER_WORKER, MAX_TARGETS_PER_WORKER};
+use super::capacity::{MAX_REMEMBERED_BYTES_PER_WORKER, MAX_TARGETS_PER_KEY};
 use super::{Cache, Echo, Entry, Full, Joined, KeyId, Leader, Slot, Waiter};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
@@ -253,8 +253,12 @@ impl View {
         used
     }
 
+    fn max_targets(&self) -> usize {
+        MAX_TARGETS_PER_KEY * self.cache.limits().max_keys
+    }
+
     fn is_full(&self, target: &[u8]) -> bool {
-        self.targets.len() >= MAX_TARGETS_PER_WORKER
+        self.targets.len() >= self.max_targets()
             || self.bytes + weight(target) > MAX_REMEMBERED_BYTES_PER_WORKER
     }
 
@@ -432,11 +436,11 @@ mod tests {
     fn remembered_targets_are_bounded() {
         let cache = Arc::new(Cache::new());
         let mut view = view(&cache);
-        for i in 0..MAX_TARGETS_PER_WORKER + 10 {
+        for i in 0..view.max_targets() + 10 {
             view.remember(0, i.to_string().as_bytes(), PLAIN, permit("r"))
                 .unwrap();
         }
-        assert!(view.targets.len() <= MAX_TARGETS_PER_WORKER);
+        assert!(view.targets.len() <= view.max_targets());
         view.forget(|_| true);
         assert_eq!(view.bytes, 0);
         for i in 0..3000 {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::server::Address;
 
 /// Longer than the server holds a caller.
-const TIMEOUT: Duration = Duration::from_secs(25);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// An answer.
@@ -26,26 +26,38 @@ pub struct Answer {
 /// # Errors
 /// Nobody listens there, or the answer is not HTTP.
 pub fn get(address: &Address, target: &str) -> Result<Answer> {
+    ask(address, "GET", target)
+}
+
+/// `POST target` without a body, on a connection of its own.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(address: &Address, target: &str) -> Result<Answer> {
+    ask(address, "POST", target)
+}
+
+fn ask(address: &Address, method: &str, target: &str) -> Result<Answer> {
     match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect_timeout(address, TIMEOUT)
                 .with_context(|| format!("no Foretoken answers on {address}"))?;
             stream.set_read_timeout(Some(TIMEOUT))?;
-            exchange(stream, target)
+            exchange(stream, method, target)
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path)
                 .with_context(|| format!("no Foretoken answers on {}", path.display()))?;
             stream.set_read_timeout(Some(TIMEOUT))?;
-            exchange(stream, target)
+            exchange(stream, method, target)
         }
     }
 }
 
-fn exchange(mut stream: impl Read + Write, target: &str) -> Result<Answer> {
+fn exchange(mut stream: impl Read + Write, method: &str, target: &str) -> Result<Answer> {
     write!(
         stream,
-        "GET {target} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\nConnection: close\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream

@@ -6,6 +6,7 @@ mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod env;
+mod operate;
 mod serve;
 mod status;
 mod token;
@@ -41,6 +42,18 @@ enum Command {
     Check(WithConfig),
     /// Print every token key that the running server holds.
     Status(WithConfig),
+    /// End tokens in memory and on disk; the next request asks the upstream again.
+    ///
+    /// It is over when it returns: no worker serves them any more, and an answer that was under way
+    /// is thrown away. For root and the server's own user. Exit code 1 if no key matches.
+    Purge(operate::Args),
+    /// Ask the upstream for tokens anew, now, and say of each key how that ended.
+    ///
+    /// Calls stay within the budget and go after everybody else's; those that have not ended after
+    /// 25 seconds are told as `waiting` and go on. `unchanged`: the upstream gave the same token
+    /// again. What is held is served meanwhile, and stays if the call fails. For root and the
+    /// server's own user. Exit code 1 if no key matches, or one is neither renewed nor unchanged.
+    Refresh(operate::Args),
     /// Ask the running server for a token, as a client does.
     Token(token::Args),
     /// Print the environment variables that point a client at the server, its secret included.
@@ -98,6 +111,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Demo => demo::run(),
         Command::Check(args) => check::run(args.config.as_deref()),
         Command::Status(args) => status::run(args.config.as_deref()),
+        Command::Purge(args) => operate::purge(&args),
+        Command::Refresh(args) => operate::refresh(&args),
         Command::Token(args) => token::run(&args),
         Command::Env(args) => env::run(&args),
     };

@@ -33,10 +33,37 @@ fn render(body: &str) -> Result<String> {
     let keys = body["keys"].as_array().context("the answer has no keys")?;
     let mut rows = vec![HEADINGS.map(String::from)];
     rows.extend(keys.iter().map(row));
+    let mut out = table(&rows);
+    if body["store"] != "ok" {
+        out.push_str(&format!("store: {}\n", text(&body["store"])));
+    }
+    match body["breaker"].as_str() {
+        Some("open") => out.push_str("upstream: not called but for probes, the breaker is open\n"),
+        Some("probing") => out.push_str("upstream: a probe is under way, the breaker is open\n"),
+        _ => {}
+    }
+    let floor = body["outage_to_survive_s"].as_u64().unwrap_or(0);
+    let below = |key: &&Value| {
+        // One without a token has no runway to speak of.
+        key["expires_in_s"].is_u64() && key["runway_s"].as_u64().unwrap_or(0) < floor
+    };
+    let below = keys.iter().filter(below).count();
+    if below > 0 {
+        let floor = in_words(floor);
+        out.push_str(&format!(
+            "runway: {below} of {} keys below {floor}\n",
+            keys.len()
+        ));
+    }
+    Ok(out)
+}
+
+/// Columns, as wide as what stands in them.
+pub(super) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..HEADINGS.len()).filter_map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS).filter_map(width).collect();
     let mut out = String::new();
-    for row in &rows {
+    for row in rows {
         let cells: Vec<_> = row
             .iter()
             .zip(&widths)
@@ -45,10 +72,7 @@ fn render(body: &str) -> Result<String> {
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
-    if body["store"] != "ok" {
-        out.push_str(&format!("store: {}\n", text(&body["store"])));
-    }
-    Ok(out)
+    out
 }
 
 fn row(key: &Value) -> [String; 7] {
@@ -64,7 +88,7 @@ fn row(key: &Value) -> [String; 7] {
 }
 
 /// The resource, and whatever else makes this key another than its neighbour.
-fn question(key: &Value) -> String {
+pub(super) fn question(key: &Value) -> String {
     let mut all = vec![text(&key["resource"])];
     let capabilities = key["capabilities"].as_array().into_iter().flatten();
     all.extend(capabilities.map(|name| format!("xms_cc={}", text(name))));
@@ -73,7 +97,7 @@ fn question(key: &Value) -> String {
     all.join(" ")
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or("-").to_owned()
 }
 
@@ -97,7 +121,8 @@ mod tests {
 
     #[test]
     fn keys_are_printed_as_a_table() {
-        let body = serde_json::json!({"store": "disk full", "keys": [{
+        let body = serde_json::json!({"store": "disk full", "breaker": "open",
+            "outage_to_survive_s": 21_600, "keys": [{
             "identity": "system", "resource": "https://vault.azure.net", "expires_in_s": 86_000,
             "next_call_in_s": null, "last": "renewed", "hits": 12, "runway_s": 59,
         }]});
@@ -105,7 +130,9 @@ mod tests {
             render(&body.to_string()).unwrap(),
             "IDENTITY  RESOURCE                 LEFT     NEXT CALL  LAST RESULT  HITS  RUNWAY\n\
              system    https://vault.azure.net  23h 53m  -          renewed      12    59s\n\
-             store: disk full\n"
+             store: disk full\n\
+             upstream: not called but for probes, the breaker is open\n\
+             runway: 1 of 1 keys below 6h 0m\n"
         );
     }
 }

@@ -20,13 +20,18 @@ use super::{Settings, value};
 use crate::server::Address;
 use crate::store::Mode;
 use crate::telemetry::log::{self, Format, Level};
-use crate::{admin, server, store};
+use crate::{admin, cache, refresh, server, store};
 
 /// Below 32768, where Linux begins to hand out ports by itself; `listener.rs` has the one below.
 const ADMIN_PORT: u16 = 16926;
 
 /// Each worker costs a thread and a view of the cache; more than this is a slip of the finger.
 const WORKERS_LIMITS: RangeInclusive<usize> = 1..=256;
+
+/// Fewer would not do for a machine with many identities; more is memory that no VM has.
+const MAX_KEYS_LIMITS: RangeInclusive<usize> = 100..=1_000_000;
+const MAX_WAITERS_LIMITS: RangeInclusive<usize> = 100..=1_000_000;
+const MAX_NEGATIVES_LIMITS: RangeInclusive<usize> = 10..=1_000_000;
 
 /// What a configuration means, or everything that is wrong with it.
 pub(super) fn check(
@@ -94,9 +99,12 @@ impl Check<'_> {
         let clients = self.clients(&document.tables("client").unwrap_or_default());
         let admin = self.admin(&document.table("admin"));
         let upstream = self.upstream(&document.table("upstream"));
+        let outage = self.outage_to_survive(&document.table("refresh"));
+        let limits = self.limits(&document.table("limits"));
         let store = self.store(&document.table("store"));
         let workers = self.workers(&server, cpus);
         let log = self.log(&document.table("log"));
+        let (limits, max_negatives) = limits?;
         Some(Settings {
             server: server::Settings {
                 listeners: listeners?,
@@ -106,6 +114,11 @@ impl Check<'_> {
             clients: clients?,
             admin: admin?,
             upstream: upstream?,
+            refresh: refresh::Options {
+                outage_to_survive_ms: outage?,
+                max_negatives,
+            },
+            limits,
             store: store?,
             log: log?,
         })
@@ -131,6 +144,34 @@ impl Check<'_> {
             address: address?.value,
             socket: socket?.value,
         })
+    }
+
+    fn outage_to_survive(&mut self, table: &Table<'_>) -> Option<u64> {
+        let typed = table.string("outage_to_survive");
+        let default = fixed(refresh::Options::default().outage_to_survive_ms);
+        let name = "refresh.outage_to_survive";
+        Some(self.option(name, typed, value::outage, default)?.value)
+    }
+
+    fn limits(&mut self, table: &Table<'_>) -> Option<(cache::Limits, usize)> {
+        let mut limit = |key, limits, default| {
+            let typed = table.integer(key);
+            let meaning = |typed: &_| value::number(typed, &limits);
+            self.option(&format!("limits.{key}"), typed, meaning, fixed(default))
+        };
+        let cache::Limits {
+            max_keys,
+            max_waiters,
+        } = cache::Limits::default();
+        let keys = limit("max_keys", MAX_KEYS_LIMITS, max_keys);
+        let waiters = limit("max_waiters", MAX_WAITERS_LIMITS, max_waiters);
+        let negatives = refresh::Options::default().max_negatives;
+        let negatives = limit("max_negatives", MAX_NEGATIVES_LIMITS, negatives);
+        let limits = cache::Limits {
+            max_keys: keys?.value,
+            max_waiters: waiters?.value,
+        };
+        Some((limits, negatives?.value))
     }
 
     fn store(&mut self, table: &Table<'_>) -> Option<store::Settings> {

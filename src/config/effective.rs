@@ -11,6 +11,7 @@ use super::Settings;
 use super::listener::expires_on_name;
 use super::mistake::line_of;
 use super::names::REMOTE;
+use super::value::outage_name;
 use crate::authz::Client;
 use crate::protocol::Dialect;
 use crate::server::Listener;
@@ -129,6 +130,8 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
         clients,
         admin,
         upstream,
+        refresh,
+        limits,
         store,
         log,
     } = settings;
@@ -152,6 +155,13 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
             "upstream.max_per_second",
             upstream.max_per_second.to_string(),
         ),
+        (
+            "refresh.outage_to_survive",
+            format!("{:?}", outage_name(refresh.outage_to_survive_ms)),
+        ),
+        ("limits.max_keys", limits.max_keys.to_string()),
+        ("limits.max_waiters", limits.max_waiters.to_string()),
+        ("limits.max_negatives", refresh.max_negatives.to_string()),
         ("store.mode", format!("{:?}", mode_name(store.mode))),
         ("store.path", path(&store.path)),
         ("store.key", path(&store.key)),

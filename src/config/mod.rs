@@ -41,7 +41,7 @@ pub(crate) use rules::is_of_this_machine;
 pub use source::{Environment, Platform};
 
 use crate::telemetry::log;
-use crate::{admin, authz, server, store};
+use crate::{admin, authz, cache, refresh, server, store};
 
 /// The settings of the whole program. They hold the clients' secrets, which neither `Debug` nor
 /// anything else here prints.
@@ -55,6 +55,10 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
+    /// `[refresh]`, and of `[limits]` what is kept there.
+    pub refresh: refresh::Options,
+    /// The rest of `[limits]`.
+    pub limits: cache::Limits,
     /// `[store]`.
     pub store: store::Settings,
     /// `[log]`.

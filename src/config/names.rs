@@ -3,7 +3,7 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 37] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 41] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
     ("listener", "expires_on_2017", r#""date""#),
@@ -59,6 +59,10 @@ pub(super) const OPTIONS: [(&str, &str, &str); 37] = [
     ),
     ("upstream", "max_in_flight", "4"),
     ("upstream", "max_per_second", "15"),
+    ("refresh", "outage_to_survive", r#""6h""#),
+    ("limits", "max_keys", "10000"),
+    ("limits", "max_waiters", "20000"),
+    ("limits", "max_negatives", "1000"),
     ("store", "mode", r#""sealed""#),
     ("store", "path", r#""/var/lib/foretoken/store""#),
     ("store", "key", r#""/var/lib/foretoken/foretoken.key""#),
@@ -94,7 +98,7 @@ pub(super) fn nearest<'n>(
 /// Every table, in the order of the reference.
 pub(super) fn table_names() -> impl Iterator<Item = &'static str> {
     [
-        "listener", "client", "admin", "upstream", "store", "server", "log",
+        "listener", "client", "admin", "upstream", "refresh", "limits", "store", "server", "log",
     ]
     .into_iter()
 }

@@ -192,6 +192,53 @@ pub(super) fn number(
     })
 }
 
+/// Letters of time and their milliseconds, the longest first.
+const UNITS: [(char, u64); 4] = [
+    ('d', 86_400_000),
+    ('h', 3_600_000),
+    ('m', 60_000),
+    ('s', 1000),
+];
+
+/// No token of ours lives longer.
+const LONGEST_OUTAGE_MS: u64 = 7 * 86_400_000;
+
+/// `refresh.outage_to_survive`: a whole number and its unit, or "off"; in milliseconds.
+pub(super) fn outage(typed: &str) -> Result<u64, Complaint> {
+    if typed == "off" {
+        return Ok(0);
+    }
+    let not_a_time = || {
+        Complaint::new(
+            format!("{typed:?} is not a time"),
+            "write a whole number and its unit, like \"6h\": d, h, m or s; or \"off\"",
+        )
+    };
+    let unit = UNITS.iter().find(|(letter, _)| typed.ends_with(*letter));
+    let (letter, unit_ms) = unit.ok_or_else(not_a_time)?;
+    let digits = typed.trim_end_matches(*letter);
+    let whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !whole || digits.len() + 1 != typed.len() {
+        return Err(not_a_time());
+    }
+    let time_ms = digits.parse().ok();
+    let time_ms = time_ms.and_then(|number: u64| number.checked_mul(*unit_ms));
+    let time_ms = time_ms.filter(|time_ms| *time_ms <= LONGEST_OUTAGE_MS);
+    time_ms.ok_or_else(|| {
+        let message = format!("{typed:?} is longer than any token lives");
+        Complaint::new(message, "the most is \"7d\"")
+    })
+}
+
+/// A time as it would be typed.
+pub(super) fn outage_name(time_ms: u64) -> String {
+    let fits = |(_, unit_ms): &&(char, u64)| time_ms.is_multiple_of(*unit_ms);
+    match UNITS.iter().find(fits).filter(|_| time_ms > 0) {
+        Some((letter, unit_ms)) => format!("{}{letter}", time_ms / unit_ms),
+        None => "off".to_owned(),
+    }
+}
+
 /// One name of a closed set.
 pub(super) fn choice<T: Copy>(
     typed: &str,
@@ -239,6 +286,42 @@ mod tests {
         }
         for typed in ["[::ffff:10.0.0.4]:1", "224.0.0.1:1", "255.255.255.255:1"] {
             assert!(remote(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn times_are_a_number_and_a_unit() {
+        for (typed, told, time_ms) in [
+            ("6h", "6h", 21_600_000),
+            ("90m", "90m", 5_400_000),
+            ("45s", "45s", 45_000),
+            ("1d", "1d", 86_400_000),
+            ("168h", "7d", 604_800_000),
+            ("off", "off", 0),
+            ("0s", "off", 0),
+        ] {
+            assert_eq!(outage(typed).ok(), Some(time_ms), "{typed}");
+            assert_eq!(outage_name(time_ms), told);
+        }
+        for typed in [
+            "",
+            "h",
+            "6",
+            "6 h",
+            "6H",
+            "6hh",
+            "1.5h",
+            "-6h",
+            "+6h",
+            "1h30m",
+            "8d",
+            "169h",
+            "99999999999999999999d",
+            "6min",
+            "٦h",
+            "never",
+        ] {
+            assert!(outage(typed).is_err(), "{typed}");
         }
     }
 

@@ -1,14 +1,16 @@
 //! The thread that sleeps, listens and asks the upstream; everything it decides is the writer's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::timeout;
 
-use super::writer::{KeyStatus, Work, Writer};
+use super::worker::LastResult;
+use super::writer::{Status, Work, Writer};
 use crate::cache::{KeyId, Leader, PurgeTicket, Slot};
 use crate::clock::{Clock, UnixMs};
 use crate::store::Restored;
@@ -28,10 +30,37 @@ type Answer = (Id, Result<AccessToken, FetchError>);
 /// Picks keys.
 pub type Which = Box<dyn Fn(&TokenKey) -> bool + Send>;
 
+/// How an operator's wish for another token of a key came out.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// The key.
+    pub key: TokenKey,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// See [`Renewal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its call has not ended; it is queued, or under way.
+    Waiting,
+    /// Its call has ended.
+    Ended(LastResult),
+    /// It holds no token to renew, or does no more.
+    NotHeld,
+}
+
+/// A wish whose calls have not all ended.
+struct Wish {
+    open: HashMap<KeyId, TokenKey>,
+    reply: mpsc::UnboundedSender<Renewal>,
+}
+
 enum Message {
     Demanded(Arc<Slot>, Leader),
     Used(Vec<(KeyId, UnixMs)>),
-    Status(oneshot::Sender<Vec<KeyStatus>>),
+    Status(oneshot::Sender<Status>),
+    Renew(Option<Which>, mpsc::UnboundedSender<Renewal>),
     Purge(Option<Which>, oneshot::Sender<(usize, PurgeTicket)>),
     Stop,
 }
@@ -60,11 +89,38 @@ impl Handle {
         }
     }
 
+    /// Calls for the keys that `which` picks, or for all, within the budget and after everybody
+    /// else, and waits for the ends of the calls, but not longer than `patience`. A call that was
+    /// under way counts. In the order of the keys.
+    ///
+    /// # Errors
+    /// The refresh thread has ended.
+    pub async fn renew(
+        &self,
+        which: Option<Which>,
+        patience: Duration,
+    ) -> Result<Vec<Renewal>, Stopped> {
+        let (reply, mut answers) = mpsc::unbounded_channel();
+        self.0
+            .send(Message::Renew(which, reply))
+            .map_err(|_| Stopped)?;
+        // Each key is told as waiting first, and then how it ended.
+        let mut all = BTreeMap::new();
+        let collected = timeout(patience, async {
+            while let Some(Renewal { key, outcome }) = answers.recv().await {
+                all.insert(key, outcome);
+            }
+        });
+        let _ = collected.await;
+        let all = all.into_iter();
+        Ok(all.map(|(key, outcome)| Renewal { key, outcome }).collect())
+    }
+
     /// Every key as operators see it.
     ///
     /// # Errors
     /// The refresh thread has ended.
-    pub async fn status(&self) -> Result<Vec<KeyStatus>, Stopped> {
+    pub async fn status(&self) -> Result<Status, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Message::Status(reply)).map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
@@ -154,8 +210,9 @@ async fn run<S: TokenSource>(
 ) {
     let mut calls: JoinSet<Result<AccessToken, FetchError>> = JoinSet::new();
     let mut names: HashMap<Id, KeyId> = HashMap::new();
+    let mut wishes: Vec<Wish> = Vec::new();
     loop {
-        writer.count_keys();
+        writer.survey(clock.now(), &mut work);
         for job in work.jobs.drain(..) {
             let task = calls.spawn(source.fetch(job.ask));
             names.insert(task.id(), job.id);
@@ -166,15 +223,19 @@ async fn run<S: TokenSource>(
         work = tokio::select! {
             message = inbox.recv() => match message {
                 None | Some(Message::Stop) => return,
-                Some(message) => {
-                    at_the_time(&mut writer, &clock, |writer, now| heed(writer, now, message))
-                }
+                Some(message) => at_the_time(&mut writer, &clock, |writer, now| {
+                    heed(writer, now, message, &mut wishes)
+                }),
             },
             Some(ended) = calls.join_next_with_id() => {
                 let (task, answer) = answer_of(ended);
                 let id = names.remove(&task);
                 at_the_time(&mut writer, &clock, |writer, now| match id {
-                    Some(id) => writer.landed(now, id, answer),
+                    Some(id) => {
+                        let work = writer.landed(now, id, answer);
+                        wishes.iter_mut().for_each(|wish| wish.ended(id, writer.last(id)));
+                        work
+                    }
                     None => writer.woken(now),
                 })
             }
@@ -182,6 +243,45 @@ async fn run<S: TokenSource>(
                 at_the_time(&mut writer, &clock, Writer::woken)
             }
         };
+        wishes.retain_mut(|wish| wish.goes_on(&writer));
+    }
+}
+
+impl Wish {
+    fn begin(
+        open: HashMap<KeyId, TokenKey>,
+        empty: Vec<TokenKey>,
+        reply: mpsc::UnboundedSender<Renewal>,
+    ) -> Option<Self> {
+        let wish = Self { open, reply };
+        for key in empty {
+            wish.tell(key, Outcome::NotHeld);
+        }
+        for key in wish.open.values() {
+            wish.tell(key.clone(), Outcome::Waiting);
+        }
+        (!wish.open.is_empty()).then_some(wish)
+    }
+
+    fn ended(&mut self, id: KeyId, last: Option<LastResult>) {
+        if let Some(key) = self.open.remove(&id) {
+            self.tell(key, last.map_or(Outcome::NotHeld, Outcome::Ended));
+        }
+    }
+
+    /// Whether there is something left to wait for, and somebody who does. Keys that were purged
+    /// meanwhile are told.
+    fn goes_on(&mut self, writer: &Writer) -> bool {
+        let gone = self.open.extract_if(|id, _| writer.last(*id).is_none());
+        let gone: Vec<_> = gone.collect();
+        for (_, key) in gone {
+            self.tell(key, Outcome::NotHeld);
+        }
+        !self.open.is_empty() && !self.reply.is_closed()
+    }
+
+    fn tell(&self, key: TokenKey, outcome: Outcome) {
+        let _ = self.reply.send(Renewal { key, outcome });
     }
 }
 
@@ -198,7 +298,7 @@ fn at_the_time(
     work
 }
 
-fn heed(writer: &mut Writer, now: UnixMs, message: Message) -> Work {
+fn heed(writer: &mut Writer, now: UnixMs, message: Message, wishes: &mut Vec<Wish>) -> Work {
     match message {
         Message::Demanded(slot, leader) => writer.demanded(now, slot, leader),
         Message::Used(used) => writer.used(now, &used),
@@ -209,6 +309,11 @@ fn heed(writer: &mut Writer, now: UnixMs, message: Message) -> Work {
         Message::Purge(which, reply) => {
             let (count, ticket, work) = writer.purge(now, which.as_deref());
             let _ = reply.send((count, ticket));
+            work
+        }
+        Message::Renew(which, reply) => {
+            let (open, empty, work) = writer.renew(now, which.as_deref());
+            wishes.extend(Wish::begin(open, empty, reply));
             work
         }
         Message::Stop => Work::default(),

@@ -27,10 +27,49 @@ pub struct Settings {
     pub max_per_second: usize,
     /// Every key is to have so much left, in milliseconds, whenever the upstream dies; 0 for no wish.
     pub outage_to_survive_ms: u64,
+    /// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs
+    /// no memory: the oldest is forgotten first.
+    pub max_negatives: usize,
     /// By which it decides.
     pub rules: Rules,
     /// Where jitter comes from. Printed by tests, drawn at random in production.
     pub seed: u64,
+}
+
+/// The defaults of the configuration.
+impl Default for Settings {
+    fn default() -> Self {
+        let Options {
+            outage_to_survive_ms,
+            max_negatives,
+        } = Options::default();
+        Self {
+            max_in_flight: 4,
+            max_per_second: 15,
+            outage_to_survive_ms,
+            max_negatives,
+            rules: Rules::default(),
+            seed: 1,
+        }
+    }
+}
+
+/// What an operator may set: `[refresh]` of the configuration, and of `[limits]` what is kept here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// See [`Settings::outage_to_survive_ms`].
+    pub outage_to_survive_ms: u64,
+    /// See [`Settings::max_negatives`].
+    pub max_negatives: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            outage_to_survive_ms: 0,
+            max_negatives: 1000,
+        }
+    }
 }
 
 /// What happened.
@@ -105,6 +144,20 @@ pub enum LastResult {
     Failed(Class),
 }
 
+impl LastResult {
+    /// In a word, for operators.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none yet",
+            Self::Restored => "restored",
+            Self::Renewed => "renewed",
+            Self::Unchanged => "unchanged",
+            Self::Failed(class) => class.as_str(),
+        }
+    }
+}
+
 /// The order in which queued keys are called: smaller first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
@@ -126,10 +179,6 @@ const NEW_KEYS_SHARE: u64 = 3;
 
 /// As long as a caller waits at most. A pause of the upstream's that is longer is told at once.
 const MAX_WAIT_MS: u64 = 20_000;
-
-/// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs no
-/// memory: the oldest is forgotten first.
-const MAX_NEGATIVES: usize = 1000;
 
 /// How much longer than a caller an urgent retry has to have waited to go before it: half of what
 /// a caller waits at most.
@@ -180,6 +229,7 @@ pub struct Worker {
     trouble: FetchError,
     /// Keys without a token that were refused, by when that is forgotten.
     negatives: BTreeSet<(UnixMs, KeyId)>,
+    max_negatives: usize,
     outage_to_survive_ms: u64,
     rules: Rules,
     random: fastrand::Rng,
@@ -200,6 +250,7 @@ impl Worker {
             breaker: Breaker::new(settings.rules.trips),
             trouble: FetchError::of(Class::Unreachable),
             negatives: BTreeSet::new(),
+            max_negatives: settings.max_negatives,
             outage_to_survive_ms: settings.outage_to_survive_ms,
             rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
@@ -481,7 +532,7 @@ impl Worker {
             key.refused = Some((until, Arc::new(error)));
             self.set_timer(id, Some(until));
             self.negatives.insert((until, id));
-            if self.negatives.len() > MAX_NEGATIVES
+            if self.negatives.len() > self.max_negatives
                 && let Some((_, oldest)) = self.negatives.first().copied()
             {
                 self.set_timer(oldest, Some(now));

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::runway::{self, Runways};
 use super::worker::{Action, Event, LastResult, Settings, Step, Worker};
 use crate::cache::{Cache, Entry, KeyId, Leader, PurgeTicket, Slot, is_expired};
 use crate::clock::anchor::MAX_BELIEVED_MS;
@@ -14,6 +15,9 @@ use crate::store::{Restored, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{AccessToken, Lifetime, TokenKey};
 use crate::upstream::{Ask, Class, FetchError};
+
+/// Between two looks at all keys.
+const SURVEY_MS: u64 = 1000;
 
 /// An upstream call to be made.
 #[derive(Debug)]
@@ -50,8 +54,23 @@ pub struct KeyStatus {
     pub hits: u64,
 }
 
+/// What operators see.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Every key, in the order of their keys.
+    pub keys: Vec<KeyStatus>,
+    /// The breaker's state.
+    pub breaker: &'static str,
+    /// Every key in use is to have so much left; 0 for no wish.
+    pub outage_to_survive_ms: u64,
+}
+
 /// The only writer of cache and store.
 pub struct Writer {
+    outage_to_survive_ms: u64,
+    /// When all keys were looked at last, and when they may be to make room.
+    surveyed_at: UnixMs,
+    make_room_at: UnixMs,
     worker: Worker,
     cache: Arc<Cache>,
     store: Store,
@@ -87,6 +106,12 @@ struct Held {
     last_used: UnixMs,
     /// The class of the last call's failure, if it failed: logged when it changes.
     failing: Option<Class>,
+    /// The token, as far as its runway goes.
+    token: Option<(UnixMs, Lifetime)>,
+    /// Less was left than the floor when its last call ended, and the log has said so.
+    below: bool,
+    /// Its token is of an earlier start.
+    restored: bool,
 }
 
 impl Writer {
@@ -103,6 +128,9 @@ impl Writer {
         metrics.expect_clock_steps(STEPS);
         metrics.expect_results(["renewed", "unchanged"].into_iter().chain(failures));
         Self {
+            outage_to_survive_ms: settings.outage_to_survive_ms,
+            surveyed_at: UnixMs(0),
+            make_room_at: UnixMs(0),
             worker: Worker::new(settings),
             cache,
             store,
@@ -153,9 +181,14 @@ impl Writer {
             let Ok(slot) = self.cache.add(&key) else {
                 break;
             };
-            slot.publish(self.cache.entry(&key, token, []));
+            let entry = self.cache.entry(&key, token, []);
+            let serve_until = entry.serve_until;
+            slot.publish(entry);
             let id = slot.id();
-            self.keys.insert(id, Held::new(slot, last_used));
+            let mut held = Held::new(slot, last_used);
+            held.token = Some((serve_until, lifetime));
+            held.restored = true;
+            self.keys.insert(id, held);
             // Nothing is started here: the first wake-up sees every restored key at once.
             let step = self
                 .worker
@@ -257,12 +290,14 @@ impl Writer {
             Ok(Brought::New(token)) => {
                 let lifetime = token.lifetime;
                 self.publish(id, token);
+                self.compare_with_floor(now, id, false);
                 Event::Fetched(id, lifetime, false)
             }
             Ok(Brought::Same(entry, lifetime)) => {
                 if let Some(held) = self.keys.get(&id) {
                     held.slot.publish(entry);
                 }
+                self.compare_with_floor(now, id, true);
                 Event::Fetched(id, lifetime, true)
             }
             Err(error) => {
@@ -303,13 +338,15 @@ impl Writer {
         let (ids, ticket) = self
             .cache
             .purge(|slot| which.is_none_or(|which| which(slot.key())));
-        match which {
-            None => self.store.remove_all(),
-            Some(which) => {
-                let elsewhere = self.elsewhere.extract_if(.., |key| which(key));
-                elsewhere.for_each(|key| self.store.remove(&key));
-                self.store.remove_unclaimed();
-            }
+        let elsewhere = self
+            .elsewhere
+            .extract_if(.., |key| which.is_none_or(|which| which(key)));
+        let elsewhere: Vec<_> = elsewhere.collect();
+        if which.is_none() {
+            self.store.remove_all();
+        } else {
+            elsewhere.iter().for_each(|key| self.store.remove(key));
+            self.store.remove_unclaimed();
         }
         let mut work = Work::default();
         for id in &ids {
@@ -320,18 +357,117 @@ impl Writer {
             work.add(self.perform(now, step));
         }
         work.add(self.woken(now));
-        (ids.len(), ticket, work)
+        (ids.len() + elsewhere.len(), ticket, work)
     }
 
-    /// Publishes how many keys there are; counting them locks the index for a moment, so that this
-    /// is done once for each turn of the driver.
-    pub fn count_keys(&self) {
-        self.metrics.keys(self.cache.len());
+    /// Calls for the keys that `which` picks, or for all, as soon as nobody else needs the budget.
+    /// Says which those are, and which it picks that hold no token to renew.
+    pub fn renew(
+        &mut self,
+        now: UnixMs,
+        which: Option<&(dyn Fn(&TokenKey) -> bool + Send)>,
+    ) -> (HashMap<KeyId, TokenKey>, Vec<TokenKey>, Work) {
+        let (mut asked, mut empty) = (HashMap::new(), Vec::new());
+        for (id, held) in &self.keys {
+            let key = held.slot.key();
+            if which.is_some_and(|which| !which(key)) {
+                continue;
+            }
+            if held.token.is_some() {
+                asked.insert(*id, key.clone());
+            } else {
+                empty.push(key.clone());
+            }
+        }
+        let mut work = self.woken(now);
+        for id in asked.keys() {
+            let step = self.worker.step(now, Event::Renew(*id));
+            work.add(self.perform(now, step));
+        }
+        (asked, empty, work)
     }
 
-    /// Every key, for operators; in the order of their keys.
+    /// How the last call for a key ended, if the key is still held.
     #[must_use]
-    pub fn status(&self) -> Vec<KeyStatus> {
+    pub fn last(&self, id: KeyId) -> Option<LastResult> {
+        self.keys.get(&id)?;
+        self.worker.plan(id).map(|(_, last)| last)
+    }
+
+    /// Once for each turn of the driver: publishes how many keys there are, and makes room for
+    /// others; and once a second how long they would be served.
+    pub fn survey(&mut self, now: UnixMs, work: &mut Work) {
+        self.make_room(now, work);
+        // Counting locks the index for a moment.
+        self.metrics.keys(self.cache.len());
+        if now.since(self.surveyed_at) < SURVEY_MS && now >= self.surveyed_at {
+            return;
+        }
+        self.surveyed_at = now;
+        let keys = self.keys.values().filter_map(|held| {
+            let (serve_until, lifetime) = held.token?;
+            Some(runway::Held {
+                serve_until,
+                lifetime,
+                last_used: held.last_used,
+            })
+        });
+        let Runways { shortest_ms, below } = runway::runways(now, self.outage_to_survive_ms, keys);
+        self.metrics.runway(shortest_ms / 1000, below);
+        self.metrics.breaker(self.worker.breaker());
+    }
+
+    /// Keeps places free for keys that callers ask for next. First go keys without a token that
+    /// nobody waits for any more; then those that served nobody but who asked first, the longest
+    /// unused first, and among them those of an earlier start last, whose hits are not known.
+    fn make_room(&mut self, now: UnixMs, work: &mut Work) {
+        let excess = runway::excess(self.cache.len(), self.cache.limits().max_keys);
+        if excess == 0 || (now < self.make_room_at && self.make_room_at.since(now) <= SURVEY_MS) {
+            return;
+        }
+        let mut spare: Vec<_> = self
+            .keys
+            .iter()
+            .filter_map(|(id, held)| {
+                let (hits, last_used) = (held.slot.hits(), held.last_used);
+                let goes = match held.token {
+                    None => held.slot.is_abandoned(),
+                    Some(_) => held.leader.is_none() && runway::spare(now, hits, last_used),
+                };
+                let rank = (held.token.is_some(), held.restored, last_used, *id);
+                goes.then_some(rank)
+            })
+            .collect();
+        spare.sort_unstable();
+        spare.truncate(excess);
+        if spare.len() < excess {
+            // There is no more to be had: looking at all keys again at once would not help.
+            self.make_room_at = now.plus(SURVEY_MS);
+        }
+        for (has_token, _, _, id) in spare {
+            let Some(held) = self.keys.remove(&id) else {
+                continue;
+            };
+            if has_token {
+                self.store.remove(held.slot.key());
+            }
+            self.cache.retire(&held.slot);
+            let step = self.worker.step(now, Event::Purged(id));
+            work.add(self.perform(now, step));
+        }
+    }
+
+    /// What operators see.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            keys: self.key_statuses(),
+            breaker: self.worker.breaker(),
+            outage_to_survive_ms: self.outage_to_survive_ms,
+        }
+    }
+
+    fn key_statuses(&self) -> Vec<KeyStatus> {
         let mut all: Vec<_> = self
             .keys
             .iter()
@@ -364,6 +500,36 @@ impl Writer {
         }
     }
 
+    /// Says so, once until it is otherwise, if a call for a key has ended and less is left than the
+    /// outage to survive: calling more often does not help there.
+    fn compare_with_floor(&mut self, now: UnixMs, id: KeyId, same: bool) {
+        let Some(held) = self.keys.get_mut(&id) else {
+            return;
+        };
+        let Some((serve_until, _)) = held.token else {
+            return;
+        };
+        let left = serve_until.since(now);
+        let below = left < self.outage_to_survive_ms;
+        if std::mem::replace(&mut held.below, below) || !below {
+            return;
+        }
+        let key = held.slot.key();
+        let (identity, resource) = (&key.identity, &key.resource);
+        let (left_s, wanted_s) = (left / 1000, self.outage_to_survive_ms / 1000);
+        if same {
+            tracing::warn!(
+                %identity, %resource, left_s, wanted_s,
+                "the upstream repeats a token that is too short for the outage to survive"
+            );
+        } else {
+            tracing::warn!(
+                %identity, %resource, left_s, wanted_s,
+                "a token's whole life is too short for the outage to survive"
+            );
+        }
+    }
+
     /// Puts a token into its slot and the store. If the key was purged during the call, what it
     /// brought is thrown away.
     fn publish(&mut self, id: KeyId, token: AccessToken) {
@@ -375,6 +541,8 @@ impl Writer {
             .cache
             .entry(key, Arc::clone(&token), held.slot.wanted());
         let generation = entry.generation;
+        held.token = Some((entry.serve_until, token.lifetime));
+        held.restored = false;
         if held.slot.publish(entry) {
             self.store.put(key, &token, generation, held.last_used);
         }
@@ -469,6 +637,9 @@ impl Held {
             leader: None,
             last_used,
             failing: None,
+            token: None,
+            below: false,
+            restored: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 9] = [
+pub const NAMES: [(&str, &str); 12] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -29,6 +29,19 @@ pub const NAMES: [(&str, &str); 9] = [
         "Calls to the upstream under way.",
     ),
     ("foretoken_keys", "Token keys held in memory."),
+    (
+        "foretoken_runway_seconds",
+        "Seconds that the key in use with the least left would be served if the upstream died now; \
+         a week at most, and without such a key.",
+    ),
+    (
+        "foretoken_keys_below_floor",
+        "Keys in use whose runway is below refresh.outage_to_survive.",
+    ),
+    (
+        "foretoken_breaker_state",
+        "Whether the upstream is called: 0 closed, it is; 1 probing; 2 open, it is not.",
+    ),
     (
         "foretoken_echo_mismatches_total",
         "Entries withheld because they were not for the key asked for. Always 0.",
@@ -118,6 +131,9 @@ struct Inner {
     requests: [Counter; 4],
     in_flight: Gauge,
     keys: Gauge,
+    runway: Gauge,
+    below_floor: Gauge,
+    breaker: Gauge,
     echo_mismatches: Counter,
     store_degraded: Gauge,
     ready: Gauge,
@@ -150,6 +166,9 @@ impl Metrics {
             requests,
             in_flight: gauge(&recorder, "foretoken_upstream_in_flight"),
             keys: gauge(&recorder, "foretoken_keys"),
+            runway: gauge(&recorder, "foretoken_runway_seconds"),
+            below_floor: gauge(&recorder, "foretoken_keys_below_floor"),
+            breaker: gauge(&recorder, "foretoken_breaker_state"),
             echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
             store_degraded: gauge(&recorder, "foretoken_store_degraded"),
             ready: gauge(&recorder, "foretoken_ready"),
@@ -214,6 +233,23 @@ impl Metrics {
     /// Sets how many keys are held.
     pub fn keys(&self, keys: usize) {
         self.0.keys.set(as_gauge(keys));
+    }
+
+    /// Sets the shortest runway in seconds, and how many keys have one below the floor.
+    pub fn runway(&self, shortest_s: u64, below: usize) {
+        let shortest = usize::try_from(shortest_s).unwrap_or(usize::MAX);
+        self.0.runway.set(as_gauge(shortest));
+        self.0.below_floor.set(as_gauge(below));
+    }
+
+    /// Sets the breaker's state, by its name.
+    pub fn breaker(&self, state: &str) {
+        let state = match state {
+            "closed" => 0,
+            "probing" => 1,
+            _ => 2,
+        };
+        self.0.breaker.set(as_gauge(state));
     }
 
     /// An entry was about to be served for a key that is not its own. An alarm, not a statistic.

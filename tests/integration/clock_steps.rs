@@ -97,6 +97,7 @@ impl World {
             outage_to_survive_ms: 0,
             rules: Rules::default(),
             seed: 1,
+            ..Settings::default()
         };
         let upstream = Upstream {
             life_ms: 24 * HOUR_MS,

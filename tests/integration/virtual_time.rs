@@ -141,6 +141,7 @@ impl World {
             outage_to_survive_ms: 0,
             rules: Rules::default(),
             seed,
+            ..Settings::default()
         };
         Self {
             now: START,

@@ -10,6 +10,7 @@ fn worker(max_in_flight: usize) -> Worker {
         outage_to_survive_ms: 0,
         rules: Rules::default(),
         seed: 7,
+        ..Settings::default()
     })
 }
 
@@ -198,7 +199,7 @@ fn who_asks_at_the_very_end_of_a_refusal_leads() {
 #[test]
 fn refusals_are_bounded_in_number_and_the_oldest_is_forgotten_first() {
     let mut worker = worker(2000);
-    let count = MAX_NEGATIVES as u64;
+    let count = Settings::default().max_negatives as u64;
     for id in 1..=count + 1 {
         let now = START.plus(id / 20);
         demand(&mut worker, now, id);
