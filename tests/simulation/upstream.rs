@@ -145,7 +145,6 @@ impl Upstream {
         let random = &mut self.random;
         let mut latency_ms = random.u64(self.latency_ms / 2..=self.latency_ms);
         let failed = match fault {
-            None => None,
             Some(Fault::Out(class, status, ms)) => {
                 latency_ms = ms;
                 Some(error(class, status, None))
