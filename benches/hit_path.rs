@@ -15,7 +15,7 @@ use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{Cache, Turn, Waiter};
 use foretoken::clock::Clock;
 use foretoken::protocol::Dialect;
-use foretoken::refresh::{Driver, Settings, Writer};
+use foretoken::refresh::{Driver, Rules, Settings, Writer};
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
 use foretoken::store::{self, Store};
 use foretoken::telemetry::metrics::Metrics;
@@ -86,6 +86,8 @@ fn bench(c: &mut Criterion) {
         max_in_flight: 64,
         max_per_second: 100_000,
         seed: 1,
+        outage_to_survive_ms: 0,
+        rules: Rules::default(),
     };
     let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let driver =

@@ -19,7 +19,7 @@ use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{Cache, Turn, Waiter};
 use foretoken::clock::{Clock, Crank, UnixMs};
 use foretoken::protocol::Dialect;
-use foretoken::refresh::{Driver, Settings, Writer};
+use foretoken::refresh::{Driver, Rules, Settings, Writer};
 use foretoken::server::arc_keys::ArcKeys;
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
 use foretoken::store::{self, Store};
@@ -106,6 +106,8 @@ fn worker() -> (Worker, Clock, Crank, Driver) {
         max_in_flight: 4,
         max_per_second: 100,
         seed: 1,
+        outage_to_survive_ms: 0,
+        rules: Rules::default(),
     };
     let writer = Writer::new(limits, "imds", Arc::clone(&cache), store, metrics.clone());
     let source = Instant(clock.clone());
