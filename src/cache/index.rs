@@ -187,11 +187,10 @@ impl Cache {
     /// Ends the slots that `which` picks and returns their names, with a ticket that is
     /// [over](Self::is_over) once no worker holds their entries.
     pub fn purge(&self, which: impl Fn(&Slot) -> bool) -> (Vec<KeyId>, PurgeTicket) {
-        let picked: Vec<_> = self
-            .slots()
-            .into_iter()
-            .filter(|slot| which(slot))
-            .collect();
+        let mut picked = self.slots();
+        picked.retain(|slot| which(slot));
+        // The map has no order of its own; a run that is replayed needs one.
+        picked.sort_unstable_by_key(|slot| slot.id());
         picked.iter().for_each(|slot| self.retire(slot));
         let ticket = self.purges.fetch_add(1, Ordering::AcqRel) + 1;
         (

@@ -294,6 +294,8 @@ fn hash_of(hasher: &foldhash::fast::RandomState, all: &[Option<Seen>], at: usize
 }
 
 fn join<'a>(cache: &Cache, seen: &mut Seen, now: UnixMs) -> Found<'a> {
+    // Who waits uses the key as much as who is served, also behind a flight that a renewal leads.
+    seen.used = true;
     seen.last_used = now;
     loop {
         match seen.slot.join() {

@@ -226,6 +226,37 @@ fn forty_cold_keys_stay_within_the_budget_and_are_never_throttled() {
     assert!(within(2000) <= 30, "{} in two seconds", within(2000));
 }
 
+/// The emulator counts as the real one does: 20 calls in a second, 5 at once.
+#[test]
+fn two_hundred_cold_keys_at_once_are_never_throttled_and_all_answered_in_twenty_seconds() {
+    let limited = || foretoken_emulator::Settings {
+        latency_ms: 200,
+        limits: Limits::default(),
+        ..emulator_settings()
+    };
+    let alone = foretoken_emulator::Emulator::start(limited()).expect("an emulator");
+    let mut callers = connect(alone.address(), 200);
+    ask(&mut callers, resource);
+    let refused = answers(&mut callers);
+    let refused = refused.iter().filter(|answer| answer.status == 429).count();
+
+    let house = House::start_with(limited(), "");
+    let mut callers = connect(house.address(), 200);
+    let begin = Clock::system().now();
+    ask(&mut callers, resource);
+    for (caller, answer) in answers(&mut callers).iter().enumerate() {
+        assert_eq!(audience_of(answer), resource(caller));
+    }
+    let took = Clock::system().now().since(begin);
+    let counts = house.emulator.counts();
+    println!(
+        "straight: {refused} of 200 get 429; through Foretoken: {} in {took} ms",
+        counts.throttled
+    );
+    assert_eq!((counts.token_calls, counts.throttled), (200, 0));
+    assert!(took < 20_000 && refused > 0, "{took} ms, {refused}");
+}
+
 #[test]
 fn every_request_has_exactly_one_outcome() {
     let house = slow_house(50, "");

@@ -663,3 +663,134 @@ fn new_keys_have_a_third_of_the_calls_while_renewals_wait() {
     let calls = world.upstream.calls.len() - before;
     assert!((170..=190).contains(&calls), "{calls} calls for 60 of them");
 }
+
+/// A thousand keys with tokens of a day, asked for each minute, through six hours without an
+/// upstream.
+#[test]
+fn six_hours_without_an_upstream_fail_no_request_of_a_thousand_keys() {
+    for repeat_above in [1.0, 0.2] {
+        let upstream = Upstream {
+            repeat_above,
+            ..Upstream::new(24 * HOUR_MS)
+        };
+        let mut world = World::new(upstream, 47);
+        let keys: Vec<String> = (0..1000).map(|i| format!("https://{i}.example")).collect();
+        for key in &keys {
+            world.ask(key);
+            world.run_until(world.now.plus(100));
+        }
+        let begin = START.plus(11 * HOUR_MS);
+        world.upstream.outage = begin..begin.plus(6 * HOUR_MS);
+        let (mut minute, mut requests) = (START.plus(600_000), 0);
+        while minute < begin.plus(6 * HOUR_MS) {
+            world.run_until(minute);
+            for key in &keys {
+                world.served(key);
+                requests += 1;
+            }
+            minute = minute.plus(600_000);
+        }
+        let tries = world.upstream.calls.iter().filter(|at| **at >= begin);
+        println!(
+            "repeated above {repeat_above}: {requests} requests served, {} calls in the outage",
+            tries.count()
+        );
+        assert!(world.most_in_flight <= 4 && world.upstream.most_calls_in_a_second() <= 15);
+    }
+}
+
+#[test]
+fn a_thousand_expired_keys_are_fresh_ninety_seconds_after_recovery_and_within_the_budget() {
+    let mut world = World::new(Upstream::new(HOUR_MS), 53);
+    let keys: Vec<String> = (0..1000).map(|i| format!("https://{i}.example")).collect();
+    for key in &keys {
+        world.ask(key);
+        world.run_until(world.now.plus(100));
+    }
+    let end = START.plus(3 * HOUR_MS);
+    world.upstream.outage = START.plus(HOUR_MS / 4)..end;
+    while world.now < end {
+        world.run_until(end.min(world.now.plus(600_000)));
+        for key in &keys {
+            world.ask(key);
+        }
+    }
+    let expired = keys
+        .iter()
+        .filter(|key| matches!(world.ask(key), Asked::Waiting(_)));
+    assert_eq!(expired.count(), 1000, "all have run out");
+    let before = world.upstream.calls.len();
+    world.run_until(end.plus(90_000));
+    let fresh = world
+        .cache
+        .slots()
+        .iter()
+        .filter_map(|slot| slot.entry())
+        .filter(|entry| entry.serve_until > world.now)
+        .count();
+    let done = world.upstream.calls.last().map_or(0, |at| at.since(end));
+    println!(
+        "{fresh} fresh, the last call {done} ms after recovery, {} calls",
+        world.upstream.calls.len() - before
+    );
+    assert_eq!(fresh, 1000);
+    assert!(world.most_in_flight <= 4 && world.upstream.most_calls_in_a_second() <= 15);
+}
+
+#[test]
+fn one_caller_who_forces_a_thousand_keys_delays_nobodys_renewal() {
+    const BYPASS: Wish = Wish {
+        shape: Shape::Metadata,
+        force: Some(foretoken::protocol::Force::Always),
+    };
+    let mut world = World::new(Upstream::new(HOUR_MS), 59);
+    let keys: Vec<String> = (0..1000).map(|i| format!("https://{i}.example")).collect();
+    for key in &keys {
+        world.ask(key);
+        world.run_until(world.now.plus(100));
+    }
+    let (mut forced, mut at) = (0, world.now);
+    let until = START.plus(2 * HOUR_MS);
+    while at < until {
+        for key in &keys {
+            let target = format!("force {key}");
+            let place = world.view.find(0, target.as_bytes()).unwrap_or_else(|| {
+                let key = world
+                    .cache
+                    .slots()
+                    .into_iter()
+                    .find(|slot| slot.key().resource.as_str() == key);
+                let key = key.expect("a slot").key().clone();
+                let caller = Caller::Unix { uid: 0, gid: 0 };
+                let permit = Policy::default()
+                    .permit(&caller, None, key)
+                    .expect("a local caller");
+                world
+                    .view
+                    .remember(0, target.as_bytes(), BYPASS, permit)
+                    .expect("room")
+            });
+            if let Found::Wait(_, Some((slot, leader))) =
+                world.view.look(place, world.now, Turn::First)
+            {
+                forced += 1;
+                let work = world.writer.demanded(world.now, slot, leader);
+                world.take(work);
+            }
+        }
+        for key in &keys {
+            // Renewed at half of the life, or a moment later: never near its end.
+            let (_, left_s) = world.served(key);
+            assert!(left_s >= 1800 - 120, "{key} has {left_s} s left");
+        }
+        at = at.plus(20_000);
+        world.run_until(at);
+    }
+    let seconds = until.since(START) / 1000;
+    println!("{forced} calls forced in {seconds} s");
+    assert!(
+        (1..=seconds + 1).contains(&forced),
+        "one a second at most: {forced}"
+    );
+    assert!(world.upstream.most_calls_in_a_second() <= 15);
+}
