@@ -587,12 +587,9 @@ impl Worker {
     }
 
     fn refuse_all(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
-        let waiting = self.queue.iter().filter(|ticket| {
-            let rank = ticket.0;
-            matches!(rank, Rank::Demand | Rank::New | Rank::Forced)
-        });
-        let waiting: Vec<_> = waiting.map(|ticket| ticket.2).collect();
-        for id in waiting {
+        // Whatever its rank: callers may have joined a renewal that was queued before.
+        let queued: Vec<_> = self.queue.iter().map(|ticket| ticket.2).collect();
+        for id in queued {
             self.refuse_if_stuck(now, id, actions);
         }
     }

@@ -77,7 +77,7 @@ pub struct Writer {
     metrics: Metrics,
     /// The upstream's name in keys.
     upstream: Box<str>,
-    /// Stored keys of other upstreams: not served, but purged with the rest.
+    /// Stored keys of other upstreams, or without a place: not served, but purged with the rest.
     elsewhere: Vec<TokenKey>,
     keys: HashMap<KeyId, Held>,
     /// When a trouble of keys without a token was last logged, by its class.
@@ -160,15 +160,19 @@ impl Writer {
         work
     }
 
-    fn take_back(&mut self, now: UnixMs, restored: Vec<Restored>) {
+    fn take_back(&mut self, now: UnixMs, mut restored: Vec<Restored>) {
+        // Nothing may get a generation that is on disk, and the places go to those used last.
+        for record in &restored {
+            self.cache.resume_after(record.generation);
+        }
+        restored.sort_by_key(|record| std::cmp::Reverse(record.last_used));
         for Restored {
             key,
             token,
-            generation,
             last_used,
+            ..
         } in restored
         {
-            self.cache.resume_after(generation);
             let lifetime = token.lifetime;
             if now >= lifetime.expires_at() {
                 self.store.remove(&key);
@@ -179,7 +183,9 @@ impl Writer {
                 continue;
             }
             let Ok(slot) = self.cache.add(&key) else {
-                break;
+                // No place for it, but it can still be purged.
+                self.elsewhere.push(key);
+                continue;
             };
             let entry = self.cache.entry(&key, token, []);
             let serve_until = entry.serve_until;
@@ -219,6 +225,11 @@ impl Writer {
                 News::Contradicted { by_ms } => self.doubt("upstream", by_ms),
                 News::Decided { by_ms, wall_ms } => {
                     self.in_doubt = false;
+                    // What was noted on the later clock is not in the future.
+                    for held in self.keys.values_mut() {
+                        held.last_used = held.last_used.min(seen.now);
+                    }
+                    self.told_cold.retain(|_, at| *at <= seen.now);
                     if wall_ms.unsigned_abs() > MAX_BELIEVED_MS.unsigned_abs() {
                         tracing::warn!(by_ms, wall_ms, "this machine's wall clock is wrong");
                     } else {
@@ -348,11 +359,14 @@ impl Writer {
             elsewhere.iter().for_each(|key| self.store.remove(key));
             self.store.remove_unclaimed();
         }
-        let mut work = Work::default();
+        // All of them before the worker hears of the first: what it does then may meet the others.
         for id in &ids {
             if let Some(held) = self.keys.remove(id) {
                 self.store.remove(held.slot.key());
             }
+        }
+        let mut work = Work::default();
+        for id in &ids {
             let step = self.worker.step(now, Event::Purged(*id));
             work.add(self.perform(now, step));
         }
@@ -419,7 +433,7 @@ impl Writer {
 
     /// Keeps places free for keys that callers ask for next. First go keys without a token that
     /// nobody waits for any more; then those that served nobody but who asked first, the longest
-    /// unused first, and among them those of an earlier start last, whose hits are not known.
+    /// unused first. A token of an earlier start stays: whom it served then is not known.
     fn make_room(&mut self, now: UnixMs, work: &mut Work) {
         let excess = runway::excess(self.cache.len(), self.cache.limits().max_keys);
         if excess == 0 || (now < self.make_room_at && self.make_room_at.since(now) <= SURVEY_MS) {
@@ -430,11 +444,13 @@ impl Writer {
             .iter()
             .filter_map(|(id, held)| {
                 let (hits, last_used) = (held.slot.hits(), held.last_used);
-                let goes = match held.token {
-                    None => held.slot.is_abandoned(),
-                    Some(_) => held.leader.is_none() && runway::spare(now, hits, last_used),
+                let goes = if held.token.is_none() {
+                    held.slot.is_abandoned()
+                } else {
+                    let idle = held.leader.is_none() && !held.restored;
+                    idle && runway::spare(now, hits, last_used)
                 };
-                let rank = (held.token.is_some(), held.restored, last_used, *id);
+                let rank = (held.token.is_some(), last_used, *id);
                 goes.then_some(rank)
             })
             .collect();
@@ -444,7 +460,7 @@ impl Writer {
             // There is no more to be had: looking at all keys again at once would not help.
             self.make_room_at = now.plus(SURVEY_MS);
         }
-        for (has_token, _, _, id) in spare {
+        for (has_token, _, id) in spare {
             let Some(held) = self.keys.remove(&id) else {
                 continue;
             };

@@ -168,6 +168,33 @@ fn when_it_opens_everyone_in_line_is_told_and_keys_with_a_token_keep_their_place
 }
 
 #[test]
+fn when_it_opens_callers_who_joined_a_renewal_that_was_queued_before_are_told_too() {
+    let mut worker = Worker::new(Settings {
+        max_in_flight: 5,
+        max_per_second: 5,
+        ..Settings::default()
+    });
+    let over = START.plus(HOUR_MS);
+    worker.step(
+        START,
+        Event::Restored(1, token(START, HOUR_MS), over.minus(1)),
+    );
+    worker.set_timer(1, Some(over));
+    for id in 101..=105 {
+        assert!(is_called(&demand(&mut worker, over.minus(1), id), id));
+    }
+    // Its renewal stands in line, for the second's count is full; then a caller joins.
+    assert_eq!(worker.step(over, Event::Woken).actions, []);
+    assert!(matches!(worker.keys[&1].phase, Phase::Queued(ticket) if ticket.0 == Rank::Urgent));
+    assert_eq!(demand(&mut worker, over, 1), []);
+    let failures = (101..=105).flat_map(|id| fail(&mut worker, over.plus(10), id, Class::Timeout));
+    let actions: Vec<_> = failures.collect();
+    assert_eq!(worker.breaker(), "open");
+    assert!(refusal(&actions, 1).is_some(), "{actions:?}");
+    assert!(!actions.contains(&Action::Retire(1)));
+}
+
+#[test]
 fn a_refusal_is_told_again_without_a_call_and_forgotten_within_five_seconds() {
     for class in [Class::Denied, Class::ServerError] {
         let mut worker = worker(4);
