@@ -19,6 +19,7 @@ use crate::support::jwt::claims_of;
 use crate::support::{House, emulator_settings};
 
 const REQUESTS: &str = "FORETOKEN_REQUESTS";
+const DEFAULT_REQUESTS: u64 = 100_000;
 const SEED: &str = "FORETOKEN_SEED";
 const CALLERS: u64 = 64;
 const RESOURCES: usize = 25;
@@ -261,12 +262,7 @@ fn call(address: SocketAddr, seed: u64, requests: u64, asked: &AtomicU64) -> Res
 
 #[test]
 fn nobody_ever_gets_the_token_of_another_key() {
-    let default = if cfg!(debug_assertions) {
-        20_000
-    } else {
-        100_000
-    };
-    let requests = number_from(REQUESTS).unwrap_or(default);
+    let requests = number_from(REQUESTS).unwrap_or(DEFAULT_REQUESTS);
     let seed = number_from(SEED).unwrap_or_else(|| fastrand::u64(..));
     eprintln!("{SEED}={seed}");
     let house = house();
