@@ -184,7 +184,11 @@ pub fn read_token(
         let mut echoes = echoes.into_iter().flatten().peekable();
         // Old agents of Arc take no notice of a selector and give the machine's own token; those
         // that do tell so by an echo (`protocols.md` §3.4).
-        let named = echoes.peek().is_some() || client_id.is_some();
+        let named = match key.identity {
+            // It was compared above.
+            Identity::ClientId(_) => client_id.is_some(),
+            _ => echoes.peek().is_some(),
+        };
         let silent = source.kind() == Kind::Arc && !named;
         if silent || !echoes.all(|echo| echo.names(asked)) {
             return Err(refuse(Class::WrongClient));

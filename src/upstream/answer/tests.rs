@@ -205,6 +205,11 @@ fn arcs_agent_has_to_echo_the_selector() {
             "{echo}"
         );
     }
+    // The machine's own, with its client id.
+    for identity in [&object, &resource] {
+        let machines = json!({"client_id": "the-machine"});
+        assert_eq!(read(identity, machines), Some(Class::WrongClient));
+    }
     let other = json!({"object_id": "other", "client_id": ID});
     assert_eq!(read(&object, other), Some(Class::WrongClient));
 }
