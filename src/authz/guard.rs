@@ -382,6 +382,13 @@ mod tests {
             "X-Host",
             "CDN-Loop",
             "Max-Forwards",
+            "X-Azure-Ref",
+            "X-Azure-FDID",
+            "X-ARR-LOG-ID",
+            "X-AppGw-Trace-Id",
+            "X-Envoy-Original-Path",
+            "X-Envoy-External-Address",
+            "X-Original-Forwarded-For",
         ] {
             for name in [name.to_owned(), name.to_lowercase(), name.to_uppercase()] {
                 let verdict = admit(&[("Host", "localhost"), (&name, "")]);

@@ -211,47 +211,36 @@ impl Source {
     #[must_use]
     pub fn name(&self) -> String {
         let kind = self.kind().as_str();
-        let Some(endpoint) = self.endpoint() else {
-            let Self::WorkloadIdentity(federation) = self else {
-                unreachable!("all other kinds have an endpoint");
-            };
-            let Federation {
+        let place = |at: &Endpoint| format!("{kind} {}{}", at.address, path(at));
+        match self {
+            // Its path is the same everywhere.
+            Self::Imds(endpoint) => format!("{kind} {}", endpoint.address),
+            // The secret stands for the service that asks (`protocols.md` §3.5).
+            Self::AppService(endpoint, secret)
+            | Self::AppService2017(endpoint, secret)
+            | Self::AzureMl {
+                endpoint,
+                secret,
+                default_client_id: None,
+            }
+            | Self::ServiceFabric {
+                endpoint, secret, ..
+            } => format!("{}{MARKED}{}", place(endpoint), mark(secret.expose())),
+            Self::AzureMl {
+                endpoint,
+                secret,
+                default_client_id: Some(id),
+            } => format!("{} {id}{MARKED}{}", place(endpoint), mark(secret.expose())),
+            Self::Arc { endpoint, .. }
+            | Self::CloudShell(endpoint)
+            | Self::VmExtension(endpoint) => place(endpoint),
+            Self::WorkloadIdentity(Federation {
                 host,
                 port,
                 tenant,
                 client_id,
                 ..
-            } = federation;
-            return format!("{kind} {host}:{port}/{tenant} {client_id}");
-        };
-        let address = endpoint.address;
-        match self {
-            // Its path is the same everywhere.
-            Self::Imds(_) => format!("{kind} {address}"),
-            // The secret stands for the service that asks (`protocols.md` §3.5).
-            Self::AppService(_, secret)
-            | Self::AppService2017(_, secret)
-            | Self::AzureMl {
-                secret,
-                default_client_id: None,
-                ..
-            }
-            | Self::ServiceFabric { secret, .. } => {
-                let mark = mark(secret.expose());
-                format!("{kind} {address}{}{MARKED}{mark}", path(endpoint))
-            }
-            Self::AzureMl {
-                secret,
-                default_client_id: Some(id),
-                ..
-            } => {
-                let mark = mark(secret.expose());
-                format!("{kind} {address}{} {id}{MARKED}{mark}", path(endpoint))
-            }
-            Self::Arc { .. } | Self::CloudShell(_) | Self::VmExtension(_) => {
-                format!("{kind} {address}{}", path(endpoint))
-            }
-            Self::WorkloadIdentity(_) => kind.to_owned(),
+            }) => format!("{kind} {host}:{port}/{tenant} {client_id}"),
         }
     }
 }
