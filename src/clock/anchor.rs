@@ -6,6 +6,9 @@
 //! that nothing is served that either says is over, until the upstream's `Date` decides. If none
 //! comes, because the upstream is out of reach, the later clock stays in force: it has decided.
 //!
+//! While the timeline is certain, a `Date` that shows it to be behind by up to five minutes moves it
+//! forward, so that no token is served in the minutes in which it is over elsewhere.
+//!
 //! So the timeline goes back only at a [`News::Decided`], and `expires_in` grows at no other time.
 
 use super::{Boot, UnixMs};
@@ -88,6 +91,12 @@ pub enum News {
     },
     /// The wall clock was put right by itself: both clocks agree again.
     Agreed,
+    /// The upstream's clock differs from the wall clock by other seconds or minutes than before. If
+    /// it is ahead, the timeline has followed it; if it is behind, tokens end a little early.
+    Skewed {
+        /// How far the upstream is ahead, in milliseconds.
+        by_ms: i64,
+    },
 }
 
 /// Whether the timeline is certain.
@@ -112,6 +121,12 @@ pub struct Anchor {
     /// The wall clock's offset, as far as it has been accounted for.
     wall: i64,
     state: State,
+    /// What the upstream decided on against the wall clock, moved by what was believed since.
+    overruled: Option<i64>,
+    /// How far the upstream is ahead of the wall clock, or of what it decided against that, as its
+    /// last `Date` shows it; and what was last said of that. In milliseconds.
+    skew: i64,
+    told_skew: i64,
     /// Whether the upstream has ever spoken for this timeline, or has decided on it.
     confirmed: bool,
     /// When the upstream last contradicted clocks that agree.
@@ -128,6 +143,9 @@ impl Anchor {
             offset: reading.offset(),
             wall: reading.offset(),
             state: State::Settled,
+            overruled: None,
+            skew: 0,
+            told_skew: 0,
             confirmed: false,
             contradicted: None,
             suspected: false,
@@ -144,6 +162,13 @@ impl Anchor {
     #[must_use]
     pub fn wall(&self) -> i64 {
         self.wall
+    }
+
+    /// How far the upstream's clock is ahead of the wall clock, as its last `Date` shows it, in
+    /// milliseconds; of a wall clock that it has overruled, how far it is ahead of what it decided.
+    #[must_use]
+    pub fn skew(&self) -> i64 {
+        self.skew
     }
 
     /// Whether the timeline is certain.
@@ -170,33 +195,48 @@ impl Anchor {
     /// Takes a reading of both clocks in.
     pub fn read(&mut self, reading: Reading) -> Option<News> {
         let by_ms = reading.offset().saturating_sub(self.wall);
-        // A wall clock that the upstream has overruled is believed nothing of any size.
-        let at_odds = self.state == State::Settled && !agree(self.offset, self.wall);
-        let believed = if at_odds {
-            MAX_IGNORED_MS
-        } else {
-            MAX_BELIEVED_MS
-        };
         if (-MAX_IGNORED_MS..=0).contains(&by_ms) {
             return None;
         }
+        self.wall = reading.offset();
+        // A wall clock that the upstream has overruled is believed nothing of any size.
+        let believed = match self.overruled {
+            Some(_) => MAX_IGNORED_MS,
+            None => MAX_BELIEVED_MS,
+        };
         if (1..=believed).contains(&by_ms) {
-            // Whatever the cause, time has passed on every clock.
-            self.wall = self.wall.saturating_add(by_ms);
-            self.offset = self.offset.saturating_add(by_ms);
-            if let State::Doubtful { earlier, .. } = &mut self.state {
-                *earlier = earlier.saturating_add(by_ms);
-            }
+            self.forward(by_ms);
             return (by_ms > MAX_IGNORED_MS).then_some(News::Believed { by_ms });
         }
-        self.wall = reading.offset();
         self.suspected = false;
-        if at_odds && agree(self.offset, self.wall) {
+        if self.overruled.is_some() && agree(self.offset, self.wall) {
             self.offset = self.offset.max(self.wall);
+            self.overruled = None;
             return Some(News::Agreed);
         }
         self.doubt(self.wall, reading.boot);
         Some(News::Stepped { by_ms })
+    }
+
+    /// The wall clock has gone ahead of boot time by a little.
+    fn forward(&mut self, by_ms: i64) {
+        match &mut self.state {
+            // The later clock is in force, and no more than that: one that goes to and fro does not
+            // drive the timeline ahead of both.
+            State::Doubtful { earlier, .. } => {
+                self.offset = self.offset.max(self.wall);
+                *earlier = earlier.saturating_add(by_ms).min(self.offset);
+            }
+            // It has caught up with the upstream's, which the timeline follows already.
+            State::Settled if agree(self.offset, self.wall) => {
+                self.offset = self.offset.max(self.wall);
+            }
+            // Time has passed on every clock, as in a pause of the machine.
+            State::Settled => {
+                self.offset = self.offset.saturating_add(by_ms);
+                self.overruled = self.overruled.map(|it| it.saturating_add(by_ms));
+            }
+        }
     }
 
     /// Takes the receipt of the newest stored token in, at start: so late it is at least.
@@ -239,13 +279,13 @@ impl Anchor {
                 let nearest = candidates.into_iter();
                 let nearest = nearest.min_by_key(|offset| skew(*offset).unsigned_abs());
                 let nearest = nearest.filter(|offset| is_near(skew(*offset)));
-                Some(self.decide(nearest.unwrap_or(high)))
+                Some(self.decide(nearest.map_or(high, |offset| offset.max(low))))
             }
             State::Settled => {
                 let by_ms = skew(self.offset);
                 if is_near(by_ms) {
                     (self.confirmed, self.suspected) = (true, false);
-                    return None;
+                    return self.follow(by_ms, skew(self.overruled.unwrap_or(self.wall)));
                 }
                 if !self.confirmed {
                     return Some(self.decide(high));
@@ -264,8 +304,23 @@ impl Anchor {
         }
     }
 
+    /// The upstream's clock is near: `by_ms` ahead of the timeline, and `skew_ms` ahead of what that
+    /// started from. A timeline that is behind follows, by so much in all as a skew may be.
+    fn follow(&mut self, by_ms: i64, skew_ms: i64) -> Option<News> {
+        if by_ms > 0 && skew_ms <= MAX_SKEW_MS {
+            self.offset = self.offset.saturating_add(by_ms);
+        }
+        self.skew = skew_ms;
+        let differs = !agree(skew_ms, self.told_skew);
+        differs.then(|| {
+            self.told_skew = skew_ms;
+            News::Skewed { by_ms: skew_ms }
+        })
+    }
+
     /// There is one more clock: from now on the latest is in force.
     fn doubt(&mut self, other: i64, since: Boot) {
+        self.overruled = None;
         let earlier = match self.state {
             State::Settled => self.offset.min(other),
             State::Doubtful { earlier, .. } => earlier.min(other),
@@ -279,6 +334,11 @@ impl Anchor {
         self.offset = offset;
         self.state = State::Settled;
         (self.confirmed, self.suspected) = (true, false);
+        let skew = offset.saturating_sub(self.wall);
+        self.overruled = (!is_near(skew)).then_some(offset);
+        // The news of the decision says it.
+        self.skew = if is_near(skew) { skew } else { 0 };
+        self.told_skew = self.skew;
         let wall_ms = self.wall.saturating_sub(offset);
         News::Decided { by_ms, wall_ms }
     }

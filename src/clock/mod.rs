@@ -69,6 +69,11 @@ pub struct Seen {
     pub earliest: UnixMs,
     /// Whether an upstream's `Date` is waited for.
     pub doubtful: bool,
+    /// How far the timeline has moved since somebody last looked, other than by time that passed, in
+    /// milliseconds.
+    pub moved_ms: i64,
+    /// See [`Anchor::skew`].
+    pub skew_ms: i64,
     /// In the order of time.
     pub news: Vec<News>,
 }
@@ -84,7 +89,15 @@ struct Inner {
     wall: AtomicI64,
     /// [`Anchor::offset`], for [`Clock::now`].
     offset: AtomicI64,
-    anchor: Mutex<(Anchor, Vec<News>)>,
+    anchor: Mutex<Known>,
+}
+
+/// What is known of the clocks, and what of it nobody has fetched yet.
+struct Known {
+    anchor: Anchor,
+    news: Vec<News>,
+    /// [`Anchor::offset`] when it was last fetched.
+    fetched: i64,
 }
 
 enum Source {
@@ -130,7 +143,11 @@ impl Clock {
             source,
             wall: AtomicI64::new(anchor.wall()),
             offset: AtomicI64::new(anchor.offset()),
-            anchor: Mutex::new((anchor, Vec::new())),
+            anchor: Mutex::new(Known {
+                fetched: anchor.offset(),
+                anchor,
+                news: Vec::new(),
+            }),
         }))
     }
 
@@ -154,34 +171,42 @@ impl Clock {
 
     #[cold]
     fn after_step(&self, boot: Boot, offset: i64, step: i64) -> UnixMs {
-        let Ok(mut anchor) = self.0.anchor.try_lock() else {
+        let Ok(mut known) = self.0.anchor.try_lock() else {
             // Somebody is at it. Meanwhile what is later by either clock.
             return at(boot, offset.max(offset.saturating_add(step)));
         };
-        self.look(&mut anchor);
-        anchor.0.now(self.0.source.boot())
+        self.look(&mut known);
+        known.anchor.now(self.0.source.boot())
     }
 
     /// Reads both clocks, and hands out what has become known about them since the last time.
     #[must_use]
     pub fn observe(&self) -> Seen {
-        let mut anchor = self.lock();
-        self.look(&mut anchor);
+        let mut known = self.lock();
+        self.look(&mut known);
         let boot = self.0.source.boot();
+        let Known {
+            anchor,
+            news,
+            fetched,
+        } = &mut *known;
+        let before = std::mem::replace(fetched, anchor.offset());
         Seen {
-            now: anchor.0.now(boot),
-            earliest: anchor.0.earliest(boot),
-            doubtful: anchor.0.state() != State::Settled,
-            news: std::mem::take(&mut anchor.1),
+            now: anchor.now(boot),
+            earliest: anchor.earliest(boot),
+            doubtful: anchor.state() != State::Settled,
+            moved_ms: anchor.offset().saturating_sub(before),
+            skew_ms: anchor.skew(),
+            news: std::mem::take(news),
         }
     }
 
     /// The present by the earlier clock; as [`now`](Self::now) while the timeline is certain.
     #[must_use]
     pub fn earliest(&self) -> UnixMs {
-        let mut anchor = self.lock();
-        self.look(&mut anchor);
-        anchor.0.earliest(self.0.source.boot())
+        let mut known = self.lock();
+        self.look(&mut known);
+        known.anchor.earliest(self.0.source.boot())
     }
 
     /// The boot-time clock, for [`learn`](Self::learn).
@@ -192,54 +217,55 @@ impl Clock {
 
     /// Takes the `Date` of an answer that has just come in, to a question that went out at `sent`.
     pub fn learn(&self, date: UnixMs, sent: Boot) {
-        let mut anchor = self.lock();
+        let mut known = self.lock();
         // A step that nobody has noticed yet came before.
-        self.look(&mut anchor);
+        self.look(&mut known);
         let received = self.0.source.boot();
         let dated = Dated {
             date,
             sent,
             received,
         };
-        let news = anchor.0.learn(dated);
-        self.publish(&mut anchor, news);
+        let news = known.anchor.learn(dated);
+        self.publish(&mut known, news);
     }
 
     /// Takes the receipt of the newest stored token, at start: it is at least so late.
     pub fn remember(&self, newest: UnixMs) {
-        let mut anchor = self.lock();
+        let mut known = self.lock();
         let boot = self.0.source.boot();
-        let news = anchor.0.remember(newest, boot);
-        self.publish(&mut anchor, news);
+        let news = known.anchor.remember(newest, boot);
+        self.publish(&mut known, news);
     }
 
-    fn look(&self, anchor: &mut (Anchor, Vec<News>)) {
+    fn look(&self, known: &mut Known) {
         let source = &self.0.source;
         for _ in 0..READING_TRIES {
             let before = source.boot();
             let (wall, boot) = (source.wall(), source.boot());
             if boot.0.saturating_sub(before.0) <= MAX_READING_MS {
-                let news = anchor.0.read(Reading { wall, boot });
-                self.publish(anchor, news);
+                let news = known.anchor.read(Reading { wall, boot });
+                self.publish(known, news);
                 return;
             }
         }
     }
 
-    fn publish(&self, anchor: &mut (Anchor, Vec<News>), news: Option<News>) {
+    fn publish(&self, known: &mut Known, news: Option<News>) {
         if let Some(news) = news {
-            if anchor.1.len() >= MAX_NEWS {
-                anchor.1.remove(0);
+            if known.news.len() >= MAX_NEWS {
+                known.news.remove(0);
             }
-            anchor.1.push(news);
+            known.news.push(news);
         }
-        self.0.offset.store(anchor.0.offset(), Ordering::Relaxed);
-        self.0.wall.store(anchor.0.wall(), Ordering::Release);
+        let anchor = &known.anchor;
+        self.0.offset.store(anchor.offset(), Ordering::Relaxed);
+        self.0.wall.store(anchor.wall(), Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, (Anchor, Vec<News>)> {
-        let anchor = self.0.anchor.lock();
-        anchor.unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        let known = self.0.anchor.lock();
+        known.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,14 +3,16 @@
 //! It looks at the upstream as a whole. An answer about one key, be it a refusal, shows that
 //! somebody is there.
 
+use std::collections::VecDeque;
+
 use super::backoff::between;
 use super::schedule::Jitter;
 use crate::cache::KeyId;
 use crate::clock::UnixMs;
 use crate::upstream::{Class, FetchError};
 
-/// Whether so many troubles in a row open the breaker.
-pub type Trips = fn(u32) -> bool;
+/// Whether so many troubles in a row, with so many keys, open the breaker.
+pub type Trips = fn(u32, usize) -> bool;
 
 /// The shortest wait before a probe.
 const FIRST_PROBE_MS: u64 = 1000;
@@ -18,6 +20,9 @@ const FIRST_PROBE_MS: u64 = 1000;
 const MAX_PROBE_MS: u64 = 15_000;
 /// A source that says that it is being updated is asked in these steps, as the SDKs do.
 const UPDATING_MS: u64 = 10_000;
+
+/// The keys of the last troubles that are remembered.
+const MAX_SUSPECTS: usize = 16;
 
 /// What the end of a call says of the upstream as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +61,19 @@ pub fn health(class: Class) -> Health {
     }
 }
 
-/// Whether the fifth trouble in a row has come.
+/// Whether the fifth trouble in a row has come, and not from one or two sick keys alone: those have
+/// pauses of their own, and the others are not to suffer from them.
 #[must_use]
-pub fn trips(troubles: u32) -> bool {
-    troubles >= 5
+pub fn trips(troubles: u32, keys: usize) -> bool {
+    troubles >= 5 && keys >= 3
+}
+
+/// Whether an error cannot be about one key, since the question was not even read, or it says so.
+fn concerns_all(class: Class) -> bool {
+    matches!(
+        class,
+        Class::Unreachable | Class::Updating | Class::Untrusted
+    )
 }
 
 /// The breaker.
@@ -68,6 +82,10 @@ pub struct Breaker {
     trips: Trips,
     /// In a row.
     troubles: u32,
+    /// Whose the last of them were, each once, the newest last.
+    suspects: VecDeque<KeyId>,
+    /// One of them was about the upstream itself.
+    all: bool,
     /// The wait before the last probe.
     wait_ms: u64,
     state: State,
@@ -89,6 +107,8 @@ impl Breaker {
         Self {
             trips,
             troubles: 0,
+            suspects: VecDeque::new(),
+            all: false,
             wait_ms: 0,
             state: State::Closed,
         }
@@ -97,6 +117,8 @@ impl Breaker {
     /// The upstream answers.
     pub fn alive(&mut self) {
         self.troubles = 0;
+        self.suspects.clear();
+        self.all = false;
         self.wait_ms = 0;
         self.state = State::Closed;
     }
@@ -104,8 +126,19 @@ impl Breaker {
     /// A call ended in trouble; `true` if that opened the breaker, or a probe was in vain.
     pub fn trouble(&mut self, now: UnixMs, id: KeyId, error: &FetchError, jitter: Jitter) -> bool {
         self.troubles = self.troubles.saturating_add(1);
+        self.all |= concerns_all(error.class);
+        self.suspects.retain(|suspect| *suspect != id);
+        self.suspects.push_back(id);
+        if self.suspects.len() > MAX_SUSPECTS {
+            self.suspects.pop_front();
+        }
+        let keys = if self.all {
+            usize::MAX
+        } else {
+            self.suspects.len()
+        };
         let opens = match self.state {
-            State::Closed => (self.trips)(self.troubles),
+            State::Closed => (self.trips)(self.troubles, keys),
             State::Probing(probe) => probe == id,
             // A straggler of before: the probe will tell.
             State::Open(_) => false,
@@ -146,6 +179,13 @@ impl Breaker {
         if self.state != State::Closed {
             self.state = State::Probing(id);
         }
+    }
+
+    /// Whether another key had better probe, if one is waiting: this one failed lately, which may be
+    /// its own fault.
+    #[must_use]
+    pub fn suspects(&self, id: KeyId) -> bool {
+        self.state != State::Closed && self.suspects.contains(&id)
     }
 
     /// Whether calls flow.
@@ -211,6 +251,48 @@ mod tests {
         let (breaker, at) = open();
         assert!(!breaker.allows(at.minus(1)) && breaker.allows(at));
         assert_eq!((at, breaker.as_str()), (UnixMs(1000), "open"));
+    }
+
+    #[test]
+    fn one_or_two_sick_keys_do_not_open_it_but_a_third_or_nobody_there_does() {
+        let mut breaker = Breaker::new(trips);
+        let error = FetchError::of(Class::ServerError);
+        for id in [1, 2].repeat(50) {
+            assert!(!breaker.trouble(UnixMs(0), id, &error, 0.0));
+        }
+        assert!(!breaker.suspects(1), "it waits for nobody while calls flow");
+        assert!(breaker.trouble(UnixMs(0), 3, &error, 0.0));
+        for class in [Class::Unreachable, Class::Updating, Class::Untrusted] {
+            let mut breaker = Breaker::new(trips);
+            let error = FetchError::of(class);
+            let opened = (0..5).filter(|_| breaker.trouble(UnixMs(0), 1, &error, 0.0));
+            assert_eq!(opened.count(), 1, "{class:?}");
+        }
+        // A sign of life takes that back.
+        let mut breaker = Breaker::new(trips);
+        breaker.trouble(UnixMs(0), 1, &FetchError::of(Class::Unreachable), 0.0);
+        breaker.alive();
+        for _ in 0..9 {
+            assert!(!breaker.trouble(UnixMs(0), 1, &error, 0.0));
+        }
+    }
+
+    #[test]
+    fn the_keys_of_the_last_sixteen_troubles_are_suspects() {
+        let mut breaker = Breaker::new(trips);
+        let error = FetchError::of(Class::ServerError);
+        for id in (1..=17).chain([2]) {
+            breaker.trouble(UnixMs(0), id, &error, 0.0);
+        }
+        let suspects = (0..20).filter(|id| breaker.suspects(*id));
+        assert!(suspects.eq(2..=17));
+        breaker.trouble(UnixMs(0), 18, &error, 0.0);
+        assert!(
+            breaker.suspects(2) && !breaker.suspects(3),
+            "the newest stay"
+        );
+        breaker.alive();
+        assert!((0..20).all(|id| !breaker.suspects(id)));
     }
 
     #[test]

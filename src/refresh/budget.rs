@@ -72,14 +72,14 @@ impl Budget {
         }
     }
 
-    /// The clock was `before` and is `now`, and no time has passed: what was started is as old as
-    /// it was, and a pause lasts as long.
-    pub fn shift(&mut self, before: UnixMs, now: UnixMs) {
-        let moved = |at: UnixMs| now.minus(before.since(at));
-        self.started.iter_mut().for_each(|at| *at = moved(*at));
-        self.paused_until = now.plus(self.paused_until.since(before));
+    /// The clock has moved by so many milliseconds, and no time has passed: what was started is as
+    /// old as it was, and a pause lasts as long.
+    pub fn shift(&mut self, by_ms: i64) {
+        let moved = |at: &mut UnixMs| at.0 = at.0.saturating_add_signed(by_ms);
+        self.started.iter_mut().for_each(moved);
+        moved(&mut self.paused_until);
         if let Some((_, at)) = &mut self.throttled {
-            *at = moved(*at);
+            moved(at);
         }
     }
 
@@ -200,14 +200,17 @@ mod tests {
 
     #[test]
     fn a_step_of_the_clock_neither_ends_nor_stretches_a_second_or_a_pause() {
-        for (before, now) in [(5_000, 86_400_000), (86_400_000, 5_000)] {
+        for (before, now, by_ms) in [
+            (5_000, 86_400_000, 86_395_000),
+            (86_400_000, 5_000, -86_395_000),
+        ] {
             let (mut budget, before, now) = (Budget::new(100, 15), UnixMs(before), UnixMs(now));
             while budget.start(before) {}
-            budget.shift(before, now);
+            budget.shift(by_ms);
             assert!(!budget.start(now.plus(1000)));
             assert!(budget.start(now.plus(1001)));
             budget.throttled(now, 120_000, 0.0);
-            budget.shift(now, before);
+            budget.shift(-by_ms);
             assert_eq!(budget.paused_until(), before.plus(120_000));
         }
     }

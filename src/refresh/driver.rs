@@ -166,7 +166,9 @@ impl Driver {
         if let Some(newest) = received.max() {
             clock.remember(newest);
         }
-        let work = writer.restore_seen(&clock.observe(), restored);
+        let seen = clock.observe();
+        let mut work = writer.restore_seen(&seen, restored);
+        writer.survey(seen.now, &mut work);
         let thread = std::thread::Builder::new()
             .name("refresh".into())
             .spawn(move || {
@@ -212,7 +214,6 @@ async fn run<S: TokenSource>(
     let mut names: HashMap<Id, KeyId> = HashMap::new();
     let mut wishes: Vec<Wish> = Vec::new();
     loop {
-        writer.survey(clock.now(), &mut work);
         for job in work.jobs.drain(..) {
             let task = calls.spawn(source.fetch(job.ask));
             names.insert(task.id(), job.id);
@@ -295,6 +296,7 @@ fn at_the_time(
     let seen = clock.observe();
     let mut work = writer.clock(&seen);
     work.add(event(writer, seen.now));
+    writer.survey(seen.now, &mut work);
     work
 }
 

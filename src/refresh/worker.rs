@@ -233,8 +233,6 @@ pub struct Worker {
     outage_to_survive_ms: u64,
     rules: Rules,
     random: fastrand::Rng,
-    /// When the last event was.
-    last_at: UnixMs,
 }
 
 impl Worker {
@@ -254,7 +252,6 @@ impl Worker {
             outage_to_survive_ms: settings.outage_to_survive_ms,
             rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
-            last_at: UnixMs(0),
         }
     }
 
@@ -281,14 +278,10 @@ impl Worker {
             }
             Event::Abandoned(id) => self.abandoned(now, id),
             Event::Purged(id) => self.purged(id),
-            Event::ClockStepped => {
-                self.budget.shift(self.last_at, now);
-                self.recheck(now);
-            }
+            Event::ClockStepped => self.recheck(now),
             Event::ClockDecided => self.rebase(now),
             Event::Woken => {}
         }
-        self.last_at = now;
         self.fire_timers(now, &mut actions);
         self.start_calls(now, &mut actions);
         if let Some(id) = demanded {
@@ -298,6 +291,12 @@ impl Worker {
             actions,
             wake_at: self.wake_at(now),
         }
+    }
+
+    /// The clock has moved by so many milliseconds, by a step or a decision. To be told before the
+    /// next event.
+    pub fn clock_moved(&mut self, by_ms: i64) {
+        self.budget.shift(by_ms);
     }
 
     /// The breaker's state.
@@ -455,7 +454,6 @@ impl Worker {
     /// Nothing that was planned from a time that was put back lies further ahead than it was meant.
     fn rebase(&mut self, now: UnixMs) {
         self.breaker.alive();
-        self.budget.shift(self.last_at, now);
         let soon = now.plus(MAX_NEGATIVE_MS);
         let spread = RECHECK_MS_PER_KEY * self.keys.len() as u64;
         self.negatives.clear();
@@ -691,6 +689,13 @@ impl Worker {
     }
 
     fn next_in_line(&self) -> Option<Ticket> {
+        // A probe by a sick key would say nothing of the others.
+        let well = |ticket: &&Ticket| !self.breaker.suspects(ticket.2);
+        if !self.breaker.is_closed()
+            && let Some(probe) = self.queue.iter().find(well)
+        {
+            return Some(*probe);
+        }
         let new = self.queue.range((Rank::New, 0, 0)..).next();
         let new = new.filter(|ticket| ticket.0 == Rank::New);
         let new = new.filter(|_| self.calls.is_multiple_of(NEW_KEYS_SHARE));

@@ -207,6 +207,8 @@ impl Writer {
     /// `seen.now`: a key that seems to be over, or unused for days, only by a step is kept.
     pub fn clock(&mut self, seen: &Seen) -> Work {
         let mut work = Work::default();
+        self.worker.clock_moved(seen.moved_ms);
+        self.metrics.clock_skew(seen.skew_ms);
         for news in &seen.news {
             let event = match *news {
                 News::Believed { by_ms } => {
@@ -215,6 +217,11 @@ impl Writer {
                 }
                 News::Agreed => {
                     tracing::info!("the wall clock agrees with the upstream's again");
+                    continue;
+                }
+                News::Skewed { by_ms } => {
+                    let ahead_ms = by_ms;
+                    tracing::warn!(ahead_ms, "the upstream's clock differs from this machine's");
                     continue;
                 }
                 News::Stepped { by_ms } => {

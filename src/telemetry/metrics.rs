@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 12] = [
+pub const NAMES: [(&str, &str); 13] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -49,6 +49,10 @@ pub const NAMES: [(&str, &str); 12] = [
     (
         "foretoken_clock_steps_total",
         "Times that the clocks no longer agreed, by sort: forward, backward, start, upstream.",
+    ),
+    (
+        "foretoken_clock_skew_seconds",
+        "How far the upstream's clock is ahead of this machine's, by its last Date header.",
     ),
     (
         "foretoken_store_degraded",
@@ -132,6 +136,7 @@ struct Inner {
     in_flight: Gauge,
     keys: Gauge,
     runway: Gauge,
+    clock_skew: Gauge,
     below_floor: Gauge,
     breaker: Gauge,
     echo_mismatches: Counter,
@@ -167,6 +172,7 @@ impl Metrics {
             in_flight: gauge(&recorder, "foretoken_upstream_in_flight"),
             keys: gauge(&recorder, "foretoken_keys"),
             runway: gauge(&recorder, "foretoken_runway_seconds"),
+            clock_skew: gauge(&recorder, "foretoken_clock_skew_seconds"),
             below_floor: gauge(&recorder, "foretoken_keys_below_floor"),
             breaker: gauge(&recorder, "foretoken_breaker_state"),
             echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
@@ -272,6 +278,15 @@ impl Metrics {
     fn clock_steps(&self, sort: &'static str) -> Counter {
         let name = "foretoken_clock_steps_total";
         counter(&self.0.recorder, name, Some(("sort", sort)))
+    }
+
+    /// Sets how far the upstream's clock is ahead of ours, in milliseconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a skew of more than 285,000 years may be a second off"
+    )]
+    pub fn clock_skew(&self, ahead_ms: i64) {
+        self.0.clock_skew.set(ahead_ms as f64 / 1000.0);
     }
 
     /// Whether the store keeps what it is given.

@@ -142,7 +142,7 @@ fn failures_without_a_pause_are_noticed() {
 #[test]
 fn a_breaker_that_never_opens_is_noticed() {
     bites("no breaker", &["U-3 tries in an outage"], |plan| {
-        plan.rules.trips = |_| false;
+        plan.rules.trips = |_, _| false;
     });
 }
 

@@ -153,6 +153,90 @@ fn a_wall_clock_that_was_overruled_is_believed_no_step() {
 }
 
 #[test]
+fn a_timeline_that_is_behind_the_upstream_by_minutes_follows_it_and_says_so_once() {
+    let mut bench = Bench::new();
+    let Some(News::Skewed { by_ms }) = bench.hear(3 * MINUTE) else {
+        panic!("it is told");
+    };
+    assert!((3 * MINUTE - 1050..=3 * MINUTE).contains(&by_ms), "{by_ms}");
+    assert_eq!((bench.off(), bench.anchor.skew()), (by_ms, by_ms));
+    assert!(bench.is_settled());
+    bench.pass(HOUR.unsigned_abs());
+    assert_eq!(bench.hear(3 * MINUTE), None);
+    // Somebody puts the wall clock right: nothing moves.
+    let before = bench.off();
+    bench.step(3 * MINUTE);
+    assert!(
+        (before..before + 1050).contains(&bench.off()),
+        "{}",
+        bench.off()
+    );
+    bench.hear(3 * MINUTE);
+    assert!(bench.anchor.skew().abs() < 1050);
+}
+
+#[test]
+fn a_pause_of_a_machine_that_follows_the_upstream_counts() {
+    let mut bench = Bench::new();
+    bench.hear(3 * MINUTE);
+    let before = bench.off();
+    assert!(matches!(bench.step(30_000), Some(News::Believed { .. })));
+    assert_eq!(bench.off(), before + 30_000);
+}
+
+#[test]
+fn it_follows_no_further_than_five_minutes_in_all() {
+    let mut bench = Bench::new();
+    for minutes in [2, 4, 5, 6, 7, 8, 9] {
+        bench.hear(minutes * MINUTE);
+        assert!(bench.off() <= 5 * MINUTE, "{minutes}");
+    }
+    // More than that is a contradiction, which has to come twice.
+    assert!(matches!(
+        bench.hear(11 * MINUTE),
+        Some(News::Contradicted { .. })
+    ));
+    assert!(matches!(
+        bench.hear(11 * MINUTE),
+        Some(News::Decided { .. })
+    ));
+    // What was decided may be followed from there.
+    bench.hear(14 * MINUTE);
+    let off = bench.off();
+    assert!((14 * MINUTE - 1050..=14 * MINUTE).contains(&off), "{off}");
+}
+
+#[test]
+fn a_timeline_that_is_ahead_stays_there_and_says_so_once() {
+    let mut bench = Bench::new();
+    assert!(matches!(bench.hear(-4 * MINUTE), Some(News::Skewed { by_ms }) if by_ms < -3 * MINUTE));
+    assert_eq!(bench.off(), 0);
+    assert_eq!(bench.hear(-4 * MINUTE), None);
+    // As much again on the other side is news.
+    assert!(matches!(bench.hear(0), Some(News::Skewed { .. })));
+    assert_eq!((bench.off(), bench.anchor.skew()), (0, 0));
+}
+
+#[test]
+fn in_doubt_a_wall_clock_that_goes_to_and_fro_does_not_drive_the_timeline() {
+    let mut bench = Bench::new();
+    for _ in 0..10 {
+        assert!(matches!(
+            bench.step(-2 * MINUTE),
+            Some(News::Stepped { .. })
+        ));
+        assert!(matches!(
+            bench.step(2 * MINUTE),
+            Some(News::Believed { .. })
+        ));
+    }
+    assert_eq!(bench.off(), 0);
+    // A pause counts as far as the wall clock shows it.
+    bench.step(30_000);
+    assert_eq!(bench.off(), 30_000);
+}
+
+#[test]
 fn a_start_before_the_newest_record_is_a_step() {
     let mut bench = Bench::new();
     let record = |ms: i64| UnixMs(NOON.0.saturating_add_signed(ms));

@@ -395,3 +395,45 @@ fn a_410_that_opens_it_is_not_told_to_callers_of_other_keys_as_theirs() {
     assert_eq!((told.class, told.status), (Class::Updating, None));
     assert_eq!(told.retry_after, Some(Duration::from_secs(10)));
 }
+
+#[test]
+fn a_key_that_always_fails_leaves_the_others_alone() {
+    let mut worker = worker(10);
+    let mut now = START;
+    for _ in 0..20 {
+        assert!(is_called(&demand(&mut worker, now, 1), 1));
+        fail(&mut worker, now.plus(10), 1, Class::ServerError);
+        now = now.plus(6000);
+        worker.step(now, Event::Woken);
+        assert_eq!(worker.breaker(), "closed");
+    }
+    assert!(is_called(&demand(&mut worker, now, 2), 2));
+}
+
+#[test]
+fn a_key_that_did_not_fail_lately_probes_before_those_that_did() {
+    let mut worker = worker(10);
+    for id in [1, 2] {
+        demand(&mut worker, START, id);
+        worker.step(START, Event::Fetched(id, token(START, HOUR_MS), false));
+    }
+    // The first fails with all the others, and its caller is the first in line again.
+    demand(&mut worker, START, 1);
+    for id in 101..=104 {
+        demand(&mut worker, START, id);
+        fail(&mut worker, START, id, Class::ServerError);
+    }
+    fail(&mut worker, START, 1, Class::ServerError);
+    let probe_at = worker.breaker.probe_at().expect("an open breaker");
+    worker.keys.get_mut(&1).expect("held").refused = None;
+    for (id, after_ms) in [(1, 1), (2, 2)] {
+        let actions = demand(&mut worker, START.plus(after_ms), id);
+        assert!(refusal(&actions, id).is_some());
+    }
+    let actions = worker.step(probe_at, Event::Woken).actions;
+    assert!(is_called(&actions, 2) && !is_called(&actions, 1));
+    // With nobody else in line it has to be that one.
+    fail(&mut worker, probe_at, 2, Class::ServerError);
+    let (_, actions) = next(&mut worker, probe_at);
+    assert_eq!(actions, [Action::Fetch(1)]);
+}
