@@ -413,6 +413,39 @@ fn a_host_that_starts_hours_off_learns_the_time_from_the_first_answer() {
     }
 }
 
+#[test]
+fn on_a_host_minutes_behind_or_ahead_no_token_is_served_past_its_end_elsewhere() {
+    for ahead_ms in [-299_000, -240_000, -60_000, -3000, 0, 3000, 60_000, 299_000] {
+        let mut world = World::new(ahead_ms);
+        world.upstream.life_ms = 30 * MINUTE_MS;
+        world.obtained("https://first.example");
+        let end = world.truth.plus(30 * MINUTE_MS);
+        // It is not renewed: what counts is how its last seconds are judged, which `ask` does by a
+        // clock that is right, with no leeway.
+        world.upstream.is_dead = true;
+        let mut last = world.truth;
+        while world.truth < end.plus(10 * MINUTE_MS) {
+            world.run(250);
+            if let Asked::Served { .. } = world.ask("https://first.example") {
+                last = world.truth;
+            }
+        }
+        // The margin, the second that a `Date` leaves open, and what we are ahead.
+        let lost = end.since(last);
+        let ahead = u64::try_from(ahead_ms).unwrap_or(0);
+        assert!(lost <= 17_000 + ahead, "{ahead_ms}: {lost} ms lost");
+        let skew = world.metrics.render();
+        let skew = skew
+            .lines()
+            .find_map(|line| line.strip_prefix("foretoken_clock_skew_seconds "));
+        let skew: f64 = skew.expect("a gauge").parse().expect("a number");
+        #[expect(clippy::cast_precision_loss, reason = "minutes in milliseconds")]
+        let expected = -ahead_ms as f64 / 1000.0;
+        assert!((skew - expected).abs() < 1.1, "{ahead_ms}: {skew}");
+        assert_eq!(world.steps(), 0, "nothing is in doubt");
+    }
+}
+
 /// How the upstream is after the step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum After {
