@@ -476,9 +476,13 @@ impl Worker {
                     self.negatives.insert((*until, id));
                 }
             }
+            // Only by the later clock had nobody asked for it for so long.
+            let in_use = |life: &Lifetime| !schedule::is_idle(now, key.last_used, life);
+            let back = key.idle && key.lifetime.as_ref().is_some_and(in_use);
+            key.idle &= !back;
             let latest = match key.lifetime {
                 None => soon,
-                Some(_) if key.unchecked => now.plus(wait),
+                Some(_) if key.unchecked || back => now.plus(wait),
                 Some(_) if key.pause_ms > 0 => now.plus(key.pause_ms),
                 Some(_) => continue,
             };

@@ -558,3 +558,18 @@ fn after_a_step_of_the_clock_a_key_that_ends_soon_is_checked_before_its_end() {
         assert!(at.is_none_or(|at| at < now.plus(45_000)), "{at:?}");
     }
 }
+
+#[test]
+fn a_key_that_seemed_unused_by_a_clock_that_is_put_back_is_renewed_again() {
+    let mut worker = worker(1);
+    let (life, used) = (token(START, 8 * HOUR_MS), START.minus(2 * HOUR_MS));
+    worker.step(UnixMs(0), Event::Restored(1, life, used));
+    // By a wall clock that is six hours ahead nobody asked for it for nine.
+    worker.step(START.plus(7 * HOUR_MS), Event::Woken);
+    assert_eq!(worker.plan(1).map(|(at, _)| at), Some(None), "left to end");
+    worker.clock_moved(-6 * 3_600_000);
+    let now = START.plus(HOUR_MS);
+    worker.step(now, Event::ClockDecided);
+    let (_, actions) = next(&mut worker, now);
+    assert_eq!(actions, [Action::Fetch(1)]);
+}
