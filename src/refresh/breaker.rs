@@ -359,7 +359,7 @@ mod tests {
         let at = at.plus(10_000);
         breaker.started(7);
         let error = FetchError {
-            retry_after: Some(Duration::from_secs(120)),
+            retry_after: Some(Duration::from_mins(2)),
             ..FetchError::of(Class::Updating)
         };
         breaker.trouble(at, 7, &error, 0.5);

@@ -717,9 +717,9 @@ impl World {
         }
         self.cache = Arc::new(Cache::with_freshness(self.plan.freshness));
         self.views = views(&self.cache, &self.metrics);
-        let seed = self.random.u64(..);
+        let drawn = self.random.u64(..);
         let (cache, store, metrics) = (&self.cache, &self.store, &self.metrics);
-        self.writer = writer(&self.plan, self.floor_ms, seed, cache, store, metrics);
+        self.writer = writer(&self.plan, self.floor_ms, drawn, cache, store, metrics);
         if let Some(window) = self.upstream.window(now) {
             window.allowance += 60;
         }
