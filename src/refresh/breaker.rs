@@ -77,6 +77,8 @@ fn concerns_all(class: Class) -> bool {
 #[derive(Debug)]
 pub struct Breaker {
     trips: Trips,
+    /// See [`scaled`](Self::scaled).
+    scale: u64,
     /// In a row.
     troubles: u32,
     /// Whose the last of them were, each once, the newest last.
@@ -108,12 +110,19 @@ impl Breaker {
     pub fn new(trips: Trips) -> Self {
         Self {
             trips,
+            scale: 1,
             troubles: 0,
             suspects: VecDeque::new(),
             all: false,
             wait_ms: 0,
             state: State::Closed,
         }
+    }
+
+    /// For rehearsals: its waits are divided by this.
+    #[must_use]
+    pub fn scaled(self, scale: u64) -> Self {
+        Self { scale, ..self }
     }
 
     /// The upstream answers.
@@ -146,9 +155,10 @@ impl Breaker {
             State::Open { .. } => false,
         };
         if opens {
-            let longest = (2 * self.wait_ms).clamp(2 * FIRST_PROBE_MS, MAX_PROBE_MS);
+            let (first, last) = (FIRST_PROBE_MS / self.scale, MAX_PROBE_MS / self.scale);
+            let longest = (2 * self.wait_ms).clamp(2 * first, last);
             self.wait_ms = match error.class {
-                Class::Updating => UPDATING_STEP_MS,
+                Class::Updating => UPDATING_STEP_MS / self.scale,
                 _ => between(longest / 2, longest, jitter),
             };
             let wait = self.wait_ms.max(asked_ms(error));
@@ -156,7 +166,7 @@ impl Breaker {
             let few = keys < MAX_SUSPECTS && asked_ms(error) == 0;
             self.state = State::Open {
                 probe_at: now.plus(wait),
-                well_at: now.plus(if few { FIRST_PROBE_MS } else { wait }),
+                well_at: now.plus(if few { first } else { wait }),
             };
         }
         opens
@@ -364,6 +374,22 @@ mod tests {
         };
         breaker.trouble(at, 7, &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(70_000)));
+    }
+
+    #[test]
+    fn a_rehearsal_divides_its_waits() {
+        let mut breaker = Breaker::new(trips).scaled(100);
+        let error = FetchError::of(Class::Unreachable);
+        let mut at = UnixMs(0);
+        for round in 0..30 {
+            breaker.started(1);
+            if breaker.trouble(at, 1, &error, 0.9) {
+                let next = breaker.probe_at().expect("open");
+                assert!((10..=150).contains(&next.since(at)), "{round}");
+                at = next;
+            }
+        }
+        assert!(at > UnixMs(1000), "it opened");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Settings {
     /// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs
     /// no memory: the oldest is forgotten first.
     pub max_negatives: usize,
+    /// By what the breaker's waits, pauses after a 429 and the time that refusals stand are
+    /// divided, for rehearsals; 1 in production.
+    pub time_scale: u64,
     /// By which it decides.
     pub rules: Rules,
     /// Where jitter comes from. Printed by tests, drawn at random in production.
@@ -42,12 +45,14 @@ impl Default for Settings {
         let Options {
             outage_to_survive_ms,
             max_negatives,
+            time_scale,
         } = Options::default();
         Self {
             max_in_flight: 4,
             max_per_second: 15,
             outage_to_survive_ms,
             max_negatives,
+            time_scale,
             rules: Rules::default(),
             seed: 1,
         }
@@ -61,6 +66,8 @@ pub struct Options {
     pub outage_to_survive_ms: u64,
     /// See [`Settings::max_negatives`].
     pub max_negatives: usize,
+    /// See [`Settings::time_scale`].
+    pub time_scale: u64,
 }
 
 impl Default for Options {
@@ -68,6 +75,7 @@ impl Default for Options {
         Self {
             outage_to_survive_ms: 0,
             max_negatives: 1000,
+            time_scale: 1,
         }
     }
 }
@@ -230,6 +238,7 @@ pub struct Worker {
     /// Keys without a token that were refused, by when that is forgotten.
     negatives: BTreeSet<(UnixMs, KeyId)>,
     max_negatives: usize,
+    time_scale: u64,
     outage_to_survive_ms: u64,
     rules: Rules,
     random: fastrand::Rng,
@@ -244,11 +253,13 @@ impl Worker {
             timers: BTreeSet::new(),
             queue: BTreeSet::new(),
             calls: 0,
-            budget: Budget::new(settings.max_in_flight, settings.max_per_second),
-            breaker: Breaker::new(settings.rules.trips),
+            budget: Budget::new(settings.max_in_flight, settings.max_per_second)
+                .scaled(settings.time_scale),
+            breaker: Breaker::new(settings.rules.trips).scaled(settings.time_scale),
             trouble: FetchError::of(Class::Unreachable),
             negatives: BTreeSet::new(),
             max_negatives: settings.max_negatives,
+            time_scale: settings.time_scale,
             outage_to_survive_ms: settings.outage_to_survive_ms,
             rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
@@ -525,12 +536,12 @@ impl Worker {
         if !self.land(id) {
             return;
         }
-        let (jitter, rules) = (self.random.f64(), self.rules);
+        let (jitter, rules, scale) = (self.random.f64(), self.rules, self.time_scale);
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
         key.last = LastResult::Failed(error.class);
-        let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS);
+        let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS) / scale;
         let Some(lifetime) = key.lifetime else {
             // It has no token to lose. Whoever asks within the next seconds is told the same.
             let until = now.plus(stands);
