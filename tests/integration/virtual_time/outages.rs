@@ -1,5 +1,8 @@
 //! An upstream that is gone, throttles, refuses or is being updated: what its callers notice.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use super::*;
 use crate::support::metrics::{parse, sum};
 
@@ -145,4 +148,202 @@ fn a_thousand_expired_keys_are_fresh_ninety_seconds_after_recovery_and_within_th
         assert_eq!(fresh, 1000);
         assert!(world.most_in_flight <= 4 && world.upstream.most_calls_in_a_second() <= 15);
     }
+}
+
+/// Asks at once and again each 200 ms: when that was first served, if it was before `until`.
+fn first_served(world: &mut World, key: &str, until: UnixMs) -> Option<UnixMs> {
+    while world.now < until {
+        if let Asked::Served { .. } = world.ask(key) {
+            return Some(world.now);
+        }
+        world.run_until(world.now.plus(200));
+    }
+    None
+}
+
+#[test]
+fn a_refused_key_is_served_six_seconds_after_the_upstream_has_healed() {
+    const KEY: &str = "https://a.example";
+    for (class, status) in [(Class::Denied, 400), (Class::NotFound, 404)] {
+        for was_warm in [false, true] {
+            let mut slowest = 0;
+            for round in 0..25 {
+                let mut world = World::new(Upstream::new(HOUR_MS), 71 + round);
+                world.upstream.trouble = trouble(class, Some(status));
+                let mut begin = START;
+                if was_warm {
+                    world.warm(KEY);
+                    begin = START.plus(HOUR_MS + 20_000);
+                }
+                // Over all the phases of its pauses.
+                let healed = begin.plus(20_000 + 411 * round);
+                world.upstream.outage = START.plus(21_000 * u64::from(was_warm))..healed;
+                while was_warm && world.now < START.plus(HOUR_MS - 25_000) {
+                    world.run_until(world.now.plus(5000));
+                    world.served(KEY);
+                }
+                world.run_until(world.now.max(begin.minus(20_000)));
+                assert_eq!(first_served(&mut world, KEY, healed), None);
+                let served = first_served(&mut world, KEY, healed.plus(60_000));
+                let took = served.expect("served again").since(healed);
+                slowest = slowest.max(took);
+                assert!(took <= 6000, "{class:?}, warm {was_warm}: {took} ms");
+            }
+            println!("{class:?}, warm {was_warm}: within {slowest} ms");
+        }
+    }
+}
+
+#[test]
+fn nothing_that_the_upstream_refused_is_stored() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let settings = store::Settings {
+        mode: store::Mode::Sealed,
+        path: folder.path().join("store"),
+        key: folder.path().join("foretoken.key"),
+    };
+    let (clock, _crank) = Clock::cranked(START);
+    let open = || Store::open(&settings, &clock).expect("nobody else uses it");
+    let store = open().store;
+    let rules = Settings {
+        seed: 73,
+        ..Settings::default()
+    };
+    let mut world = World::over(store.clone(), Upstream::new(HOUR_MS), rules);
+    world.warm("https://good.example");
+    world.upstream.outage = world.now..UnixMs(u64::MAX);
+    for (class, status) in [(Class::Denied, 400), (Class::NotFound, 404)] {
+        world.upstream.trouble = trouble(class, Some(status));
+        let key = format!("https://{status}.example");
+        let until = world.now.plus(20_000);
+        assert_eq!(first_served(&mut world, &key, until), None);
+    }
+    assert!(world.upstream.calls.len() >= 5, "it was asked all along");
+    assert!(store.close(Duration::from_secs(10)));
+    let found = open();
+    let keys = found.restored.iter().map(|it| it.key.resource.as_str());
+    assert!(keys.eq(["https://good.example"]));
+    assert_eq!(found.refused, store::Refused::default());
+}
+
+#[test]
+fn ten_thousand_callers_of_one_cold_key_are_told_in_time_and_cost_a_call_for_each_pause() {
+    const KEY: &str = "https://a.example";
+    const DEADLINE_MS: u64 = 20_000;
+    // The upstream cannot be reached, fails at once, or hangs until the call's own deadline.
+    for (class, latency_ms) in [
+        (Class::Unreachable, 1),
+        (Class::ServerError, 50),
+        (Class::Timeout, 10_000),
+    ] {
+        let mut world = World::new(Upstream::new(HOUR_MS), 79);
+        world.upstream.trouble = trouble(class, None);
+        world.upstream.latency_ms = latency_ms;
+        let healed = START.plus(60_000);
+        world.upstream.outage = START..healed;
+        // Half of them at once, the others one by one.
+        let mut waiting: VecDeque<_> = (0..5000).map(|_| (world.now, world.ask(KEY))).collect();
+        let (mut told, mut slowest) = (0, 0);
+        while world.now < healed {
+            waiting.push_back((world.now, world.ask(KEY)));
+            world.run_until(world.now.plus(12));
+            // They wait for the same flights in the order in which they came.
+            while let Some((asked, caller)) = waiting.front_mut() {
+                let Asked::Waiting(waiter) = caller else {
+                    panic!("there is no token")
+                };
+                let waited = world.now.since(*asked);
+                match poll(waiter) {
+                    Some(Landing::Failed(_)) => drop(waiting.pop_front()),
+                    None => {
+                        assert!(waited <= DEADLINE_MS, "{class:?}: {waited} ms");
+                        break;
+                    }
+                    Some(other) => panic!("{other:?}"),
+                }
+                (told, slowest) = (told + 1, slowest.max(waited));
+            }
+        }
+        let calls: Vec<_> = world.upstream.calls.clone();
+        println!(
+            "{class:?}: {told} told within {slowest} ms, {} calls",
+            calls.len()
+        );
+        assert!(told + waiting.len() == 10_000 && waiting.len() < 2000);
+        assert!(calls.len() >= 3);
+        let pauses = calls.windows(2).map(|pair| pair[1].since(pair[0]));
+        assert!(pauses.min() >= Some(1000 + latency_ms), "{calls:?}");
+        // And when it is over, it is over for all.
+        world.upstream.latency_ms = 50;
+        // A call under way still fails, and then the upstream is probed within 15 s.
+        let served = first_served(&mut world, KEY, healed.plus(60_000));
+        let took = served.expect("served in the end").since(healed);
+        assert!(took <= latency_ms + 15_000 + 500, "{class:?}: {took} ms");
+        while let Some((_, Asked::Waiting(mut waiter))) = waiting.pop_front() {
+            assert!(poll(&mut waiter).is_some(), "somebody was forgotten");
+        }
+    }
+}
+
+/// A token of ten minutes is renewed when its last minute begins.
+fn in_the_last_minute(lifetime: &Lifetime, _floor_ms: u64, _jitter: f64) -> UnixMs {
+    lifetime.expires_at().minus(60_000)
+}
+
+#[test]
+fn an_update_of_seventy_seconds_is_asked_after_in_steps_of_ten_and_over_ten_seconds_later() {
+    let settings = Settings {
+        rules: Rules {
+            due_at: in_the_last_minute,
+            ..Rules::default()
+        },
+        seed: 83,
+        ..Settings::default()
+    };
+    let (warm, cold) = ("https://warm.example", "https://cold.example");
+    let mut world = World::with(Upstream::new(600_000), settings);
+    world.warm(warm);
+    let ends = world.upstream.issued[warm].1;
+    let begin = ends.minus(60_000);
+    let healed = begin.plus(70_000);
+    world.upstream.trouble = trouble(Class::Updating, Some(410));
+    world.upstream.outage = begin..healed;
+    world.run_until(begin);
+    let serve_until = world.cache.slots()[0]
+        .entry()
+        .expect("an entry")
+        .serve_until;
+    let (mut again, mut told) = (BTreeMap::new(), 0);
+    while again.len() < 2 {
+        assert!(world.now < healed.plus(10_000), "{again:?}");
+        for key in [warm, cold] {
+            match world.ask(key) {
+                Asked::Served { token, .. } => {
+                    if world.now >= healed {
+                        again.entry(key).or_insert(world.now);
+                    } else {
+                        assert_eq!(token, format!("{warm}#1"));
+                    }
+                }
+                Asked::Waiting(mut waiter) => {
+                    let is_over = world.now >= serve_until;
+                    assert!(key == cold || is_over, "a token that holds was not served");
+                    if let Some(Landing::Failed(error)) = poll(&mut waiter) {
+                        assert_eq!(error.class, Class::Updating);
+                        told += 1;
+                    }
+                }
+            }
+        }
+        world.run_until(world.now.plus(100));
+    }
+    let calls = world.upstream.calls.iter().filter(|at| **at >= begin);
+    let calls: Vec<_> = calls.map(|at| at.since(begin)).collect();
+    println!("calls at {calls:?} ms, {told} callers told, again at {again:?}");
+    assert!(told > 100);
+    // Five show that it is not one sick key; what follows is a probe each ten seconds.
+    let down: Vec<_> = calls.into_iter().filter(|ms| *ms < 70_000).collect();
+    assert!((11..=13).contains(&down.len()), "{down:?}");
+    let mut steps = down[4..].windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(steps.all(|ms| (10_000..10_100).contains(&ms)), "{down:?}");
 }
