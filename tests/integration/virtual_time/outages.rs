@@ -252,16 +252,16 @@ fn ten_thousand_callers_of_one_cold_key_are_told_in_time_and_cost_a_call_for_eac
                 let Asked::Waiting(waiter) = caller else {
                     panic!("there is no token")
                 };
-                let waited = world.now.since(*asked);
+                let held_ms = world.now.since(*asked);
                 match poll(waiter) {
                     Some(Landing::Failed(_)) => drop(waiting.pop_front()),
                     None => {
-                        assert!(waited <= DEADLINE_MS, "{class:?}: {waited} ms");
+                        assert!(held_ms <= DEADLINE_MS, "{class:?}: {held_ms} ms");
                         break;
                     }
                     Some(other) => panic!("{other:?}"),
                 }
-                (told, slowest) = (told + 1, slowest.max(waited));
+                (told, slowest) = (told + 1, slowest.max(held_ms));
             }
         }
         let calls: Vec<_> = world.upstream.calls.clone();
