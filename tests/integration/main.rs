@@ -15,6 +15,7 @@ mod expires_in;
 mod flood;
 mod forced;
 mod json_answers;
+mod many_keys;
 mod no_wrong_answer;
 mod operator;
 mod peers;
