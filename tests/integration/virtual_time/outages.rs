@@ -150,6 +150,51 @@ fn a_thousand_expired_keys_are_fresh_ninety_seconds_after_recovery_and_within_th
     }
 }
 
+#[test]
+fn tokens_in_their_last_minute_are_renewed_after_an_outage_before_they_run_out() {
+    let mut world = World::new(Upstream::new(3 * HOUR_MS + 60_000), 67);
+    let last: Vec<String> = (0..100)
+        .map(|i| format!("https://last.example/{i}"))
+        .collect();
+    let over: Vec<String> = (0..1000).map(|i| format!("https://{i}.over")).collect();
+    // All at once, and so with nearly the same end; a caller who leaves would take its call along.
+    let callers: Vec<_> = last.iter().map(|key| world.ask(key)).collect();
+    world.run_until(START.plus(10_000));
+    drop(callers);
+    world.upstream.life_ms = HOUR_MS;
+    for key in &over {
+        world.ask(key);
+        world.run_until(world.now.plus(100));
+    }
+    let end = START.plus(3 * HOUR_MS);
+    world.upstream.outage = START.plus(HOUR_MS / 4)..end;
+    while world.now < end {
+        for key in last.iter().chain(&over) {
+            world.ask(key);
+        }
+        world.run_until(end.min(world.now.plus(60_000)));
+    }
+    let slots = world.cache.slots();
+    let untils = slots
+        .iter()
+        .filter(|slot| slot.key().resource.as_str().starts_with("https://last."))
+        .filter_map(|slot| slot.entry())
+        .map(|entry| entry.serve_until.since(end));
+    let first_ms = untils.min().expect("entries");
+    assert!((40_000..=46_000).contains(&first_ms), "{first_ms}");
+    let mut waits = BTreeMap::new();
+    while world.now < end.plus(90_000) {
+        for key in &last {
+            if matches!(world.ask(key), Asked::Waiting(_)) {
+                *waits.entry(key).or_insert(0) += 1;
+            }
+        }
+        world.run_until(world.now.plus(1000));
+    }
+    println!("the first would have run out {first_ms} ms after recovery; {waits:?}");
+    assert!(waits.is_empty(), "{} ran out", waits.len());
+}
+
 /// Asks at once and again each 200 ms: when that was first served, if it was before `until`.
 fn first_served(world: &mut World, key: &str, until: UnixMs) -> Option<UnixMs> {
     while world.now < until {
