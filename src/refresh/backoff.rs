@@ -26,7 +26,7 @@ pub fn pause_ms(
         Class::Updating => 70_000,
         _ => 300_000,
     };
-    let cap = (left_ms / 20).clamp(floor * 5, most.max(floor * 5));
+    let cap = (left_ms / 20).clamp(floor * 5, most);
     let high = before_ms.saturating_mul(3).max(floor * 3).min(cap);
     let asked = error
         .retry_after
@@ -87,6 +87,14 @@ mod tests {
     fn refusals_are_retried_slower_than_troubles() {
         let denied = pause_ms(&FetchError::of(Class::Denied), 0, DAY_MS, DAY_MS, 0.0);
         assert_eq!(denied, 10_000);
+        let short_lived = pause_ms(&FetchError::of(Class::Denied), 0, 60_000, 60_000, 0.0);
+        assert_eq!(short_lived, 600);
+    }
+
+    #[test]
+    fn an_update_is_asked_about_within_the_seventy_seconds_that_it_may_take() {
+        let error = FetchError::of(Class::Updating);
+        assert_eq!(pause_ms(&error, 100_000, DAY_MS, DAY_MS / 2, 1.0), 70_000);
     }
 
     #[test]
@@ -116,9 +124,10 @@ mod tests {
     proptest! {
         #[test]
         fn pauses_are_never_zero_and_never_over_five_minutes(
-            before: u64, life: u64, left: u64, jitter in 0.0f64..1.0,
+            class in prop::sample::select(&Class::ALL[..]), before: u64, life: u64, left: u64,
+            jitter in 0.0f64..1.0,
         ) {
-            let pause = pause_ms(&FetchError::of(Class::Timeout), before, life, left, jitter);
+            let pause = pause_ms(&FetchError::of(class), before, life, left, jitter);
             prop_assert!((20..=300_000).contains(&pause));
         }
     }

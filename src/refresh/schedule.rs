@@ -128,6 +128,11 @@ mod tests {
         let day = lifetime(0, 86_400, None);
         let noon = UnixMs(43_200_000);
         assert_eq!(due_after_same(noon, &day, 0, 0.0), UnixMs(64_800_000));
+        assert_eq!(
+            due_after_same(noon, &day, 0, 1.0),
+            UnixMs(63_720_000),
+            "sooner by jitter, never later"
+        );
         let last_minute = UnixMs(86_399_000);
         assert_eq!(
             due_after_same(last_minute, &day, 0, 0.0),
