@@ -300,6 +300,8 @@ fn join<'a>(cache: &Cache, seen: &mut Seen, now: UnixMs) -> Found<'a> {
     loop {
         match seen.slot.join() {
             Joined::Waiting(waiter, leader) => {
+                // Not the one who asked first: a key that several callers wait for is in use.
+                seen.hits += u64::from(leader.is_none());
                 let leader = leader.map(|leader| (Arc::clone(&seen.slot), leader));
                 return Found::Wait(waiter, leader);
             }
@@ -365,6 +367,20 @@ mod tests {
         let _shards = cache.hold();
         let place = view.find(0, b"t").unwrap();
         assert!(body(&mut view, place, UnixMs(1000)).is_some());
+    }
+
+    #[test]
+    fn who_waits_behind_another_counts_as_a_hit_and_who_asked_first_does_not() {
+        let cache = Arc::new(Cache::new());
+        let slot = cache.lookup(&permit("r")).unwrap();
+        let mut view = view(&cache);
+        let place = view.remember(0, b"t", PLAIN, permit("r")).unwrap();
+        let _first = view.look(place, UnixMs(0), Turn::First);
+        view.tick();
+        assert_eq!(slot.hits(), 0);
+        let _second = view.look(place, UnixMs(0), Turn::First);
+        view.tick();
+        assert_eq!(slot.hits(), 1);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::upstream::{Class, FetchError, Retry};
 
 /// The next pause in milliseconds: decorrelated jitter, between the shortest pause and three times
 /// the pause before, held under a cap that follows the time left. A source's `Retry-After` is a
-/// floor under it. Answers that will stand until somebody changes an assignment start slower.
+/// floor under it. Answers that will stand until somebody changes an assignment start slower. A
+/// source that says that it is being updated is asked in steps of ten seconds, as the SDKs do.
 ///
 /// `left_ms` is what the current token has left, 0 without one: a token with hours left is in no
 /// hurry, and a thousand such keys must not keep the source busy through an outage.
@@ -17,35 +18,52 @@ pub fn pause_ms(
     left_ms: u64,
     jitter: Jitter,
 ) -> u64 {
+    let asked = asked_ms(error);
+    if error.class == Class::Updating {
+        let step = (life_ms / 100).clamp(200, UPDATING_STEP_MS);
+        return between(step, step + step / 4, jitter).max(asked);
+    }
     let floor = match error.class.retry() {
         Retry::Soon => (life_ms / 1000).clamp(20, 1000),
         Retry::Slowly => (life_ms / 100).clamp(200, 10_000),
     };
-    let most = match error.class {
-        // Its documentation promises an end within that time.
-        Class::Updating => 70_000,
-        _ => 300_000,
-    };
-    let cap = (left_ms / 20).clamp(floor * 5, most);
+    let cap = (left_ms / 20).clamp(floor * 5, MAX_PAUSE_MS);
     let high = before_ms.saturating_mul(3).max(floor * 3).min(cap);
-    let asked = error
-        .retry_after
-        .map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(0));
     between(floor, high, jitter).max(asked)
+}
+
+/// What the source asks to wait, in milliseconds. One that is being updated is back within 70 s by
+/// its documentation, whatever it asks.
+pub(super) fn asked_ms(error: &FetchError) -> u64 {
+    let asked = error.retry_after.unwrap_or_default().as_millis();
+    let most = match error.class {
+        Class::Updating => MAX_UPDATING_MS,
+        _ => u64::MAX,
+    };
+    u64::try_from(asked).unwrap_or(u64::MAX).min(most)
 }
 
 /// How long an answer without a token stands for callers of a key that has none: at most 5 s, since
 /// an identity that was just assigned is told as a refusal until it has spread.
 #[must_use]
 pub fn negative_ms(error: &FetchError, jitter: Jitter) -> u64 {
-    match error.class.retry() {
+    let stands = match error.class.retry() {
         Retry::Soon => between(1000, 2000, jitter),
         Retry::Slowly => between(4000, MAX_NEGATIVE_MS, jitter),
-    }
+    };
+    stands.max(asked_ms(error)).min(MAX_NEGATIVE_MS)
 }
 
 /// The longest that any answer without a token stands.
 pub const MAX_NEGATIVE_MS: u64 = 5000;
+
+/// The longest pause of a key that its source does not ask for.
+const MAX_PAUSE_MS: u64 = 300_000;
+
+/// Between two calls while the source is being updated.
+pub(super) const UPDATING_STEP_MS: u64 = 10_000;
+/// The longest that an update takes.
+const MAX_UPDATING_MS: u64 = 70_000;
 
 #[expect(
     clippy::cast_precision_loss,
@@ -92,18 +110,34 @@ mod tests {
     }
 
     #[test]
-    fn an_update_is_asked_about_within_the_seventy_seconds_that_it_may_take() {
-        let error = FetchError::of(Class::Updating);
-        assert_eq!(pause_ms(&error, 100_000, DAY_MS, DAY_MS / 2, 1.0), 70_000);
-    }
-
-    #[test]
     fn retry_after_is_a_floor() {
         let error = FetchError {
             retry_after: Some(Duration::from_secs(90)),
             ..FetchError::of(Class::Throttled)
         };
         assert_eq!(pause_ms(&error, 0, DAY_MS, 0, 0.0), 90_000);
+    }
+
+    #[test]
+    fn an_update_is_waited_for_in_steps_of_ten_seconds_and_never_more_than_seventy() {
+        let mut error = FetchError::of(Class::Updating);
+        for before in [0, 10_000, 300_000] {
+            let pause = pause_ms(&error, before, DAY_MS, 60_000, 0.999);
+            assert!((10_000..12_500).contains(&pause), "{pause}");
+        }
+        assert_eq!(pause_ms(&error, 0, 20_000, 10_000, 0.0), 200);
+        error.retry_after = Some(Duration::from_mins(2));
+        assert_eq!(pause_ms(&error, 0, DAY_MS, 0, 0.0), 70_000);
+        assert_eq!(asked_ms(&error), 70_000);
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_kept_towards_callers_for_five_seconds() {
+        let mut error = FetchError::of(Class::ServerError);
+        for (asked_s, stands) in [(1, 1000), (3, 3000), (90, 5000)] {
+            error.retry_after = Some(Duration::from_secs(asked_s));
+            assert_eq!(negative_ms(&error, 0.0), stands);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::backoff::between;
+use super::backoff::{UPDATING_STEP_MS, asked_ms, between};
 use super::schedule::Jitter;
 use crate::cache::KeyId;
 use crate::clock::UnixMs;
@@ -18,9 +18,6 @@ pub type Trips = fn(u32, usize) -> bool;
 const FIRST_PROBE_MS: u64 = 1000;
 /// The longest one, unless the upstream itself asks for more.
 const MAX_PROBE_MS: u64 = 15_000;
-/// A source that says that it is being updated is asked in these steps, as the SDKs do.
-const UPDATING_MS: u64 = 10_000;
-
 /// The keys of the last troubles that are remembered.
 const MAX_SUSPECTS: usize = 16;
 
@@ -95,7 +92,12 @@ pub struct Breaker {
 enum State {
     Closed,
     /// No call before then; the next one is the probe.
-    Open(UnixMs),
+    Open {
+        /// From when any key's call may be.
+        probe_at: UnixMs,
+        /// From when that of a key may be that did not fail lately.
+        well_at: UnixMs,
+    },
     /// This key's call is the probe.
     Probing(KeyId),
 }
@@ -141,17 +143,21 @@ impl Breaker {
             State::Closed => (self.trips)(self.troubles, keys),
             State::Probing(probe) => probe == id,
             // A straggler of before: the probe will tell.
-            State::Open(_) => false,
+            State::Open { .. } => false,
         };
         if opens {
             let longest = (2 * self.wait_ms).clamp(2 * FIRST_PROBE_MS, MAX_PROBE_MS);
             self.wait_ms = match error.class {
-                Class::Updating => UPDATING_MS,
+                Class::Updating => UPDATING_STEP_MS,
                 _ => between(longest / 2, longest, jitter),
             };
-            let asked = error.retry_after.unwrap_or_default().as_millis();
-            let asked = u64::try_from(asked).unwrap_or(u64::MAX);
-            self.state = State::Open(now.plus(self.wait_ms.max(asked)));
+            let wait = self.wait_ms.max(asked_ms(error));
+            // As long as few have failed, it may be their own fault.
+            let few = keys < MAX_SUSPECTS && asked_ms(error) == 0;
+            self.state = State::Open {
+                probe_at: now.plus(wait),
+                well_at: now.plus(if few { FIRST_PROBE_MS } else { wait }),
+            };
         }
         opens
     }
@@ -160,17 +166,21 @@ impl Breaker {
     /// is.
     pub fn withdrawn(&mut self, now: UnixMs, id: KeyId) {
         if self.state == State::Probing(id) {
-            self.state = State::Open(now);
+            self.state = State::Open {
+                probe_at: now,
+                well_at: now,
+            };
         }
     }
 
-    /// Whether a call may start.
+    /// From when a call for this key may start, `now` at the earliest; `None` while one probes.
     #[must_use]
-    pub fn allows(&self, now: UnixMs) -> bool {
+    pub fn free_at(&self, now: UnixMs, id: KeyId) -> Option<UnixMs> {
         match self.state {
-            State::Closed => true,
-            State::Open(probe_at) => now >= probe_at,
-            State::Probing(_) => false,
+            State::Closed => Some(now),
+            State::Open { well_at, .. } if !self.suspects(id) => Some(well_at.max(now)),
+            State::Open { probe_at, .. } => Some(probe_at.max(now)),
+            State::Probing(_) => None,
         }
     }
 
@@ -194,17 +204,11 @@ impl Breaker {
         self.state == State::Closed
     }
 
-    /// Whether a probe is under way.
-    #[must_use]
-    pub fn is_probing(&self) -> bool {
-        matches!(self.state, State::Probing(_))
-    }
-
-    /// From when a probe may start; `None` unless it is open.
+    /// From when any key's call may probe; `None` unless it is open.
     #[must_use]
     pub fn probe_at(&self) -> Option<UnixMs> {
         match self.state {
-            State::Open(at) => Some(at),
+            State::Open { probe_at, .. } => Some(probe_at),
             _ => None,
         }
     }
@@ -214,7 +218,7 @@ impl Breaker {
     pub fn as_str(&self) -> &'static str {
         match self.state {
             State::Closed => "closed",
-            State::Open(_) => "open",
+            State::Open { .. } => "open",
             State::Probing(_) => "probing",
         }
     }
@@ -249,7 +253,8 @@ mod tests {
             breaker.alive();
         }
         let (breaker, at) = open();
-        assert!(!breaker.allows(at.minus(1)) && breaker.allows(at));
+        assert_eq!(breaker.free_at(UnixMs(1), 1), Some(at));
+        assert_eq!(breaker.free_at(at, 1), Some(at));
         assert_eq!((at, breaker.as_str()), (UnixMs(1000), "open"));
     }
 
@@ -299,21 +304,25 @@ mod tests {
     fn one_call_probes_and_its_end_decides() {
         let (mut breaker, at) = open();
         breaker.started(7);
-        assert!(!breaker.allows(at.plus(100_000)) && breaker.probe_at().is_none());
+        assert!(breaker.free_at(at.plus(100_000), 1).is_none() && breaker.probe_at().is_none());
         let error = FetchError::of(Class::Timeout);
         assert!(!breaker.trouble(at, 3, &error, 0.0), "a straggler");
-        assert!(breaker.is_probing());
+        assert_eq!(breaker.as_str(), "probing");
         assert!(breaker.trouble(at, 7, &error, 0.0));
         assert_eq!(breaker.as_str(), "open");
         let next = breaker.probe_at().expect("open");
         breaker.started(8);
         breaker.withdrawn(next, 9);
-        assert!(breaker.is_probing(), "somebody else's");
+        assert_eq!(breaker.as_str(), "probing", "somebody else's");
         breaker.withdrawn(next, 8);
-        assert!(breaker.allows(next), "the next call is the probe");
+        assert_eq!(
+            breaker.free_at(next, 7),
+            Some(next),
+            "the next call is the probe"
+        );
         breaker.started(9);
         breaker.alive();
-        assert!(breaker.is_closed() && breaker.allows(next));
+        assert!(breaker.is_closed() && breaker.free_at(next, 7) == Some(next));
     }
 
     #[test]
@@ -346,5 +355,48 @@ mod tests {
         breaker.started(7);
         breaker.trouble(at, 7, &FetchError::of(Class::Updating), 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(10_000)));
+        // Whatever it asks, an update is over within 70 s.
+        let at = at.plus(10_000);
+        breaker.started(7);
+        let error = FetchError {
+            retry_after: Some(Duration::from_mins(2)),
+            ..FetchError::of(Class::Updating)
+        };
+        breaker.trouble(at, 7, &error, 0.5);
+        assert_eq!(breaker.probe_at(), Some(at.plus(70_000)));
+    }
+
+    #[test]
+    fn while_few_keys_fail_one_that_does_not_may_probe_after_a_second() {
+        let error = FetchError::of(Class::ServerError);
+        let (mut breaker, mut at) = open();
+        for _ in 0..10 {
+            breaker.started(1);
+            breaker.trouble(at, 1, &error, 0.9);
+            at = breaker.probe_at().expect("open");
+        }
+        breaker.started(1);
+        breaker.trouble(at, 1, &error, 0.9);
+        let later = breaker.probe_at().expect("open");
+        assert!(later.since(at) > 10_000);
+        assert_eq!(breaker.free_at(at, 1), Some(later));
+        assert_eq!(breaker.free_at(at, 77), Some(at.plus(1000)));
+        // Once many have failed, or it concerns all, or a wait is asked for, nobody goes before.
+        for id in 10..30 {
+            breaker.trouble(at, id, &error, 0.9);
+        }
+        breaker.started(1);
+        breaker.trouble(at, 1, &error, 0.9);
+        assert_eq!(breaker.free_at(at, 77), breaker.probe_at());
+        let asked = FetchError {
+            retry_after: Some(Duration::from_secs(9)),
+            ..FetchError::of(Class::ServerError)
+        };
+        for error in [FetchError::of(Class::Unreachable), asked] {
+            let (mut breaker, at) = open();
+            breaker.started(1);
+            breaker.trouble(at, 1, &error, 0.9);
+            assert_eq!(breaker.free_at(at, 77), breaker.probe_at());
+        }
     }
 }

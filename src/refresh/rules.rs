@@ -15,8 +15,8 @@ pub struct Rules {
     pub due_at: fn(&Lifetime, u64, Jitter) -> UnixMs,
     /// [`schedule::due_after_same`].
     pub due_after_same: fn(UnixMs, &Lifetime, u64, Jitter) -> UnixMs,
-    /// [`schedule::is_urgent`].
-    pub is_urgent: fn(UnixMs, &Lifetime) -> bool,
+    /// [`schedule::urgent_from`].
+    pub urgent_from: fn(&Lifetime) -> UnixMs,
     /// [`backoff::pause_ms`].
     pub pause_ms: fn(&FetchError, u64, u64, u64, Jitter) -> u64,
     /// [`backoff::negative_ms`].
@@ -30,7 +30,7 @@ impl Default for Rules {
         Self {
             due_at: schedule::due_at,
             due_after_same: schedule::due_after_same,
-            is_urgent: schedule::is_urgent,
+            urgent_from: schedule::urgent_from,
             pause_ms: backoff::pause_ms,
             negative_ms: backoff::negative_ms,
             trips: breaker::trips,

@@ -14,6 +14,9 @@ const JITTER_SHARE: f64 = 0.05;
 /// what has less than three times that is to be renewed before.
 const URGENT_MS: u64 = 15 * 60 * 1000;
 
+/// See [`URGENT_MS`].
+const EXPIRED_TO_CLIENTS_MS: u64 = 5 * 60 * 1000;
+
 /// The shortest pause between two calls for one key: a hundredth of the life, at least 20 ms and at
 /// most 30 s. It scales with the life so that a token of two seconds works.
 #[must_use]
@@ -39,13 +42,17 @@ pub fn due_at(lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
 }
 
 /// When to ask again after the upstream gave the same token once more: when half of what is left
-/// has passed. Where that would leave less than `floor_ms`, a twentieth of the floor from now: the
-/// sooner a new one is given, the sooner the floor holds again.
+/// has passed, or half of what is left until clients take it for expired. Where that would leave
+/// less than `floor_ms`, a twentieth of the floor from now: the sooner a new one is given, the
+/// sooner the floor holds again.
 #[must_use]
 pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
     let left = lifetime.expires_at().since(now);
-    let half = left / 2;
-    let wait = if half < floor_ms {
+    let half = match left.checked_sub(EXPIRED_TO_CLIENTS_MS) {
+        Some(useful) if useful > 0 => useful / 2,
+        _ => left / 2,
+    };
+    let wait = if left - half < floor_ms {
         half.min(floor_ms / 20)
     } else {
         half
@@ -60,12 +67,13 @@ pub fn is_idle(now: UnixMs, last_used: UnixMs, lifetime: &Lifetime) -> bool {
     now.since(last_used) >= lifetime.life_ms()
 }
 
-/// Whether so little is left that this renewal goes before all others: a tenth of the life, or a
+/// From when so little is left that this renewal goes before all others: a tenth of the life, or a
 /// quarter of an hour, of short lives a quarter.
 #[must_use]
-pub fn is_urgent(now: UnixMs, lifetime: &Lifetime) -> bool {
+pub fn urgent_from(lifetime: &Lifetime) -> UnixMs {
     let life = lifetime.life_ms();
-    lifetime.expires_at().since(now) < (life / 10).max(URGENT_MS.min(life / 4))
+    let left = (life / 10).max(URGENT_MS.min(life / 4));
+    lifetime.expires_at().minus(left).plus(1)
 }
 
 #[expect(
@@ -127,10 +135,11 @@ mod tests {
     fn the_same_token_again_waits_for_half_of_what_is_left() {
         let day = lifetime(0, 86_400, None);
         let noon = UnixMs(43_200_000);
-        assert_eq!(due_after_same(noon, &day, 0, 0.0), UnixMs(64_800_000));
+        // Less the five minutes in which clients take it for expired.
+        assert_eq!(due_after_same(noon, &day, 0, 0.0), UnixMs(64_650_000));
         assert_eq!(
             due_after_same(noon, &day, 0, 1.0),
-            UnixMs(63_720_000),
+            UnixMs(63_577_500),
             "sooner by jitter, never later"
         );
         let last_minute = UnixMs(86_399_000);
@@ -138,6 +147,26 @@ mod tests {
             due_after_same(last_minute, &day, 0, 0.0),
             last_minute.plus(30_000)
         );
+    }
+
+    #[test]
+    fn a_token_that_is_repeated_until_late_is_asked_for_again_before_clients_take_it_for_expired() {
+        let day = lifetime(0, 86_400, None);
+        let minute = 60_000;
+        // However late a new one is to be had, from then on at most half of what is left until the
+        // last five minutes goes by, and those begin with half a minute between two calls.
+        for late_ms in [6 * minute, 9 * minute, 588_000, 12 * minute] {
+            let new_from = day.expires_at().minus(late_ms);
+            let mut at = UnixMs(43_200_000);
+            let mut calls = 0;
+            while at < new_from {
+                at = due_after_same(at, &day, 0, 0.0);
+                calls += 1;
+            }
+            let left = day.expires_at().since(at);
+            assert!(left >= 5 * minute, "{late_ms}: {left}");
+            assert!(calls <= 16, "{calls}");
+        }
     }
 
     #[test]
@@ -152,8 +181,7 @@ mod tests {
         for (life_s, urgent_s) in [(86_400, 8640), (7200, 900), (3600, 900), (1200, 300)] {
             let token = lifetime(0, life_s, None);
             let edge = token.expires_at().minus(urgent_s * 1000);
-            assert!(!is_urgent(edge, &token), "{life_s}");
-            assert!(is_urgent(edge.plus(1), &token), "{life_s}");
+            assert_eq!(urgent_from(&token), edge.plus(1), "{life_s}");
         }
     }
 
@@ -170,7 +198,8 @@ mod tests {
         );
         // The same token again: half of what is left, unless that breaks the floor.
         let noon = UnixMs(12 * hour);
-        assert_eq!(due_after_same(noon, &day, 6 * hour, 0.0), UnixMs(18 * hour));
+        let half = UnixMs(18 * hour - 150_000);
+        assert_eq!(due_after_same(noon, &day, 6 * hour, 0.0), half);
         let soon = due_after_same(noon, &day, 8 * hour, 0.0);
         assert_eq!(soon, noon.plus(8 * hour / 20));
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff::MAX_NEGATIVE_MS;
+use super::backoff::{MAX_NEGATIVE_MS, asked_ms};
 use super::breaker::{self, Breaker, Health};
 use super::budget::Budget;
 use super::rules::Rules;
@@ -315,7 +315,8 @@ impl Worker {
     #[must_use]
     pub fn plan(&self, id: KeyId) -> Option<(Option<UnixMs>, LastResult)> {
         let key = self.keys.get(&id)?;
-        Some((key.timer.filter(|_| !key.idle), key.last))
+        let rests = key.phase == Phase::Resting && !key.idle;
+        Some((key.timer.filter(|_| rests), key.last))
     }
 
     fn restored(&mut self, id: KeyId, lifetime: Lifetime, last_used: UnixMs) {
@@ -348,10 +349,10 @@ impl Worker {
             None => Rank::New,
         };
         match key.phase {
-            Phase::Resting => self.enqueue(id, rank, now.0),
+            Phase::Resting => self.enqueue(now, id, rank, now.0),
             Phase::Queued(ticket) if ticket.0 > rank => {
                 self.queue.remove(&ticket);
-                self.enqueue(id, rank, now.0);
+                self.enqueue(now, id, rank, now.0);
             }
             _ => {}
         }
@@ -372,7 +373,7 @@ impl Worker {
     fn renew(&mut self, now: UnixMs, id: KeyId) {
         let resting = |key: &Key| key.phase == Phase::Resting && key.lifetime.is_some();
         if self.keys.get(&id).is_some_and(resting) {
-            self.enqueue(id, Rank::Forced, now.0);
+            self.enqueue(now, id, Rank::Forced, now.0);
         }
     }
 
@@ -437,14 +438,18 @@ impl Worker {
                 // Callers wait for it, or soon will: they are told if nothing is asked at all.
                 Phase::Resting if is_expired(now, until) => {
                     self.set_timer(id, None);
-                    self.enqueue(id, Rank::Demand, until.0);
+                    self.enqueue(now, id, Rank::Demand, until.0);
                 }
                 // One goes at once in any case: its answer says what time it is.
                 Phase::Resting if i == 0 => {
                     self.set_timer(id, None);
-                    self.enqueue(id, Rank::Urgent, until.0);
+                    self.enqueue(now, id, Rank::Urgent, until.0);
                 }
-                Phase::Resting => self.set_timer(id, Some(now.plus(wait))),
+                // What ends soon is not put off past its end.
+                Phase::Resting => {
+                    let wait = wait.min(until.since(now) / 2);
+                    self.set_timer(id, Some(now.plus(wait)));
+                }
                 // Its call is still to begin, or to end.
                 Phase::Queued(_) | Phase::Flying | Phase::Forgotten => {}
             }
@@ -504,9 +509,7 @@ impl Worker {
             Health::Unknown => self.breaker.withdrawn(now, id),
         }
         if error.class == Class::Throttled {
-            let asked = error.retry_after.unwrap_or_default().as_millis();
-            let asked = u64::try_from(asked).unwrap_or(u64::MAX);
-            self.budget.throttled(now, asked, jitter);
+            self.budget.throttled(now, asked_ms(error), jitter);
             if self.blocked_until(now).is_some() {
                 self.trouble = error.clone();
                 self.refuse_all(now, actions);
@@ -645,34 +648,52 @@ impl Worker {
                 continue;
             };
             let over = now >= lifetime.expires_at();
-            if key.phase != Phase::Resting {
-                continue;
-            }
-            if !key.unchecked && schedule::is_idle(now, key.last_used, &lifetime) {
-                if over {
+            let idle = !key.unchecked && schedule::is_idle(now, key.last_used, &lifetime);
+            match key.phase {
+                Phase::Flying | Phase::Forgotten => {}
+                Phase::Resting if idle && over => {
                     self.keys.remove(&id);
                     actions.push(Action::Retire(id));
-                } else {
+                }
+                Phase::Resting if idle => {
                     key.idle = true;
                     self.set_timer(id, Some(lifetime.expires_at()));
                 }
-            } else {
-                // An urgent retry stands in line with the callers: in an outage all keys come to
-                // that, and before the callers they would together keep these waiting.
-                let retry = key.pause_ms > 0;
-                let (rank, order) = match (self.rules.is_urgent)(now, &lifetime) {
-                    true if retry => (Rank::Demand, now.plus(RETRY_HANDICAP_MS).0),
-                    true => (Rank::Urgent, lifetime.expires_at().0),
-                    false => (Rank::Ahead, lifetime.expires_at().0),
-                };
-                self.enqueue(id, rank, order);
+                Phase::Resting => {
+                    let (rank, order) = self.renewal(now, id, &lifetime);
+                    self.enqueue(now, id, rank, order);
+                }
+                // It has waited in line until it matters more.
+                Phase::Queued(ticket) => {
+                    let (rank, order) = self.renewal(now, id, &lifetime);
+                    if rank < ticket.0 {
+                        self.queue.remove(&ticket);
+                        self.enqueue(now, id, rank, order);
+                    }
+                }
             }
+        }
+    }
+
+    /// The place in line of a renewal that is due.
+    fn renewal(&self, now: UnixMs, id: KeyId, lifetime: &Lifetime) -> (Rank, u64) {
+        // An urgent retry stands in line with the callers: in an outage all keys come to that, and
+        // before the callers they would together keep these waiting.
+        let retry = self.keys.get(&id).is_some_and(|key| key.pause_ms > 0);
+        match now >= (self.rules.urgent_from)(lifetime) {
+            true if retry => (Rank::Demand, now.plus(RETRY_HANDICAP_MS).0),
+            true => (Rank::Urgent, lifetime.expires_at().0),
+            false => (Rank::Ahead, lifetime.expires_at().0),
         }
     }
 
     fn start_calls(&mut self, now: UnixMs, actions: &mut Vec<Action>) {
         while let Some(ticket) = self.next_in_line() {
-            if !self.breaker.allows(now) || !self.budget.start(now) {
+            let free = self
+                .breaker
+                .free_at(now, ticket.2)
+                .is_some_and(|at| at <= now);
+            if !free || !self.budget.start(now) {
                 break;
             }
             self.queue.remove(&ticket);
@@ -702,11 +723,19 @@ impl Worker {
         new.or_else(|| self.queue.first()).copied()
     }
 
-    fn enqueue(&mut self, id: KeyId, rank: Rank, order: u64) {
+    fn enqueue(&mut self, now: UnixMs, id: KeyId, rank: Rank, order: u64) {
+        let urgent_from = self.rules.urgent_from;
         let ticket = (rank, order, id);
-        if let Some(key) = self.keys.get_mut(&id) {
-            key.phase = Phase::Queued(ticket);
-            self.queue.insert(ticket);
+        let Some(key) = self.keys.get_mut(&id) else {
+            return;
+        };
+        key.phase = Phase::Queued(ticket);
+        self.queue.insert(ticket);
+        // The line may be long: when its renewal is due, or urgent, it goes further ahead.
+        if let Some(urgent) = key.lifetime.as_ref().map(urgent_from) {
+            let rises = [key.timer, Some(urgent)].into_iter().flatten();
+            let rises = rises.filter(|at| *at > now && rank > Rank::Urgent).min();
+            self.set_timer(id, rises);
         }
     }
 
@@ -725,9 +754,9 @@ impl Worker {
     fn wake_at(&self, now: UnixMs) -> Option<UnixMs> {
         let timer = self.timers.first().map(|(at, _)| *at);
         // While the probe is under way, its end is what is waited for.
-        let stuck = self.queue.is_empty() || self.breaker.is_probing();
-        let call = self.budget.free_at(now).filter(|_| !stuck);
-        let call = call.map(|at| at.max(self.breaker.probe_at().unwrap_or(at)));
+        let next = self.next_in_line();
+        let allowed = next.and_then(|ticket| self.breaker.free_at(now, ticket.2));
+        let call = allowed.and_then(|at| Some(at.max(self.budget.free_at(now)?)));
         [timer, call].into_iter().flatten().min()
     }
 }

@@ -431,9 +431,9 @@ fn on_a_host_minutes_behind_or_ahead_no_token_is_served_past_its_end_elsewhere()
             }
         }
         // The margin, the second that a `Date` leaves open, and what we are ahead.
-        let lost = end.since(last);
+        let short_ms = end.since(last);
         let ahead = u64::try_from(ahead_ms).unwrap_or(0);
-        assert!(lost <= 17_000 + ahead, "{ahead_ms}: {lost} ms lost");
+        assert!(short_ms <= 17_000 + ahead, "{ahead_ms}: {short_ms} ms lost");
         let skew = world.metrics.render();
         let skew = skew
             .lines()

@@ -437,3 +437,124 @@ fn a_key_that_did_not_fail_lately_probes_before_those_that_did() {
     let (_, actions) = next(&mut worker, probe_at);
     assert_eq!(actions, [Action::Fetch(1)]);
 }
+
+#[test]
+fn a_well_key_is_called_for_within_seconds_while_three_sick_ones_hold_the_breaker_open() {
+    let mut worker = worker(10);
+    for id in [1, 2, 3] {
+        demand(&mut worker, START, id);
+        worker.step(START, Event::Fetched(id, token(START, HOUR_MS), false));
+    }
+    // Their tokens are over, and their callers never stop.
+    let (start, mut is_waiting) = (START.plus(2 * HOUR_MS), false);
+    let mut flying = Vec::new();
+    for tick in 0..6000 {
+        let now = start.plus(tick * 100);
+        let mut actions = Vec::new();
+        for id in flying.drain(..) {
+            actions.extend(match id {
+                1..=3 => fail(&mut worker, now, id, Class::ServerError),
+                id => fetched(&mut worker, now, id),
+            });
+        }
+        for id in [1, 2, 3] {
+            actions.extend(demand(&mut worker, now, id));
+        }
+        // Now and then somebody asks for a key that is well, and each second until it is called.
+        let since = tick % 170;
+        if since == 0 {
+            is_waiting = true;
+        }
+        if is_waiting && since % 10 == 5 {
+            let id = 100 + tick / 170;
+            actions.extend(demand(&mut worker, now, id));
+            is_waiting = !is_called(&actions, id);
+            assert!(!is_waiting || since <= 15, "refused for two seconds");
+        }
+        flying.extend(actions.iter().filter_map(|action| match action {
+            Action::Fetch(id) => Some(*id),
+            _ => None,
+        }));
+    }
+}
+
+#[test]
+fn a_renewal_that_waits_in_line_goes_ahead_once_it_is_urgent() {
+    // 1 is due and waits behind callers of other keys, who never end.
+    let mut worker = stocked([(1, 0)]);
+    let due = START.plus(HOUR_MS / 2);
+    let mut busy = 100;
+    demand(&mut worker, due, busy);
+    worker.step(due, Event::Used(1, due));
+    let mut now = due;
+    let called_at = loop {
+        for id in [busy + 1, busy + 2] {
+            let over = token(START.minus(HOUR_MS), HOUR_MS);
+            worker.step(UnixMs(0), Event::Restored(id, over, now));
+            worker.set_timer(id, None);
+            demand(&mut worker, now, id);
+        }
+        let actions = fetched(&mut worker, now, busy);
+        if is_called(&actions, 1) {
+            break now;
+        }
+        let called = actions.iter().find_map(|action| match action {
+            Action::Fetch(id) => Some(*id),
+            _ => None,
+        });
+        busy = called.expect("somebody is next").max(busy);
+        now = now.plus(10_000);
+        assert!(now < START.plus(HOUR_MS), "it has run out");
+    };
+    let urgent = (worker.rules.urgent_from)(&token(START, HOUR_MS));
+    assert!(
+        (urgent..urgent.plus(20_000)).contains(&called_at),
+        "{called_at:?}"
+    );
+}
+
+#[test]
+fn a_forced_call_that_waits_in_line_goes_as_a_renewal_once_that_is_due() {
+    let mut worker = stocked([(1, 0)]);
+    let (early, due) = (START.plus(60_000), START.plus(HOUR_MS / 2));
+    demand(&mut worker, early, 100);
+    worker.step(early, Event::Demanded(1, true));
+    // New keys take what there is, and come before what is forced.
+    let mut busy = 100;
+    let mut now = early;
+    let called_at = loop {
+        demand(&mut worker, now, busy + 1);
+        demand(&mut worker, now, busy + 2);
+        let actions = fetched(&mut worker, now, busy);
+        if is_called(&actions, 1) {
+            break now;
+        }
+        let called = actions.iter().find_map(|action| match action {
+            Action::Fetch(id) => Some(*id),
+            _ => None,
+        });
+        busy = called.expect("somebody is next").max(busy);
+        now = now.plus(10_000);
+        assert!(now < START.plus(HOUR_MS), "it has run out");
+    };
+    assert!(called_at <= due.plus(20_000), "{called_at:?}");
+}
+
+#[test]
+fn after_a_step_of_the_clock_a_key_that_ends_soon_is_checked_before_its_end() {
+    let mut worker = worker(1);
+    let now = START.plus(12 * HOUR_MS);
+    for id in 0..3000 {
+        let life_ms = if id < 20 {
+            12 * HOUR_MS + 60_000
+        } else {
+            24 * HOUR_MS
+        };
+        worker.step(UnixMs(0), Event::Restored(id, token(START, life_ms), now));
+    }
+    worker.step(now, Event::ClockStepped);
+    for id in 0..20 {
+        let (at, _) = worker.plan(id).expect("a key");
+        assert!(at.is_none_or(|at| at < now.plus(45_000)), "{at:?}");
+    }
+}
