@@ -126,6 +126,7 @@ mod tests {
             assert!((10_000..12_500).contains(&pause), "{pause}");
         }
         assert_eq!(pause_ms(&error, 0, 20_000, 10_000, 0.0), 200);
+        assert_eq!(pause_ms(&error, 0, 20_000, 10_000, 1.0), 250);
         error.retry_after = Some(Duration::from_mins(2));
         assert_eq!(pause_ms(&error, 0, DAY_MS, 0, 0.0), 70_000);
         assert_eq!(asked_ms(&error), 70_000);
