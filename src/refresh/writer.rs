@@ -112,6 +112,8 @@ struct Held {
     below: bool,
     /// Its token is of an earlier start.
     restored: bool,
+    /// An operator wants another token; its next call says so.
+    unwanted: bool,
 }
 
 impl Writer {
@@ -329,6 +331,8 @@ impl Writer {
         };
         if let Some(held) = self.keys.get_mut(&id) {
             held.leader = None;
+            // A wish that came while the call was under way has been met by it.
+            held.unwanted = false;
             if !matches!(event, Event::Failed(..)) && held.failing.take().is_some() {
                 let key = held.slot.key();
                 let (identity, resource) = (&key.identity, &key.resource);
@@ -389,11 +393,12 @@ impl Writer {
         which: Option<&(dyn Fn(&TokenKey) -> bool + Send)>,
     ) -> (HashMap<KeyId, TokenKey>, Vec<TokenKey>, Work) {
         let (mut asked, mut empty) = (HashMap::new(), Vec::new());
-        for (id, held) in &self.keys {
+        for (id, held) in &mut self.keys {
             let key = held.slot.key();
             if which.is_some_and(|which| !which(key)) {
                 continue;
             }
+            held.unwanted = held.token.is_some();
             if held.token.is_some() {
                 asked.insert(*id, key.clone());
             } else {
@@ -626,7 +631,9 @@ impl Writer {
                     if held.leader.is_none() {
                         held.leader = held.slot.lead();
                     }
-                    let revoked = held.slot.rejected();
+                    let unwanted = std::mem::take(&mut held.unwanted);
+                    let held_entry = || held.slot.entry().filter(|_| unwanted);
+                    let revoked = held.slot.rejected().or_else(held_entry);
                     let ask = Ask {
                         key: held.slot.key().clone(),
                         revoked: revoked.map(|entry| entry.hash()),
@@ -663,6 +670,7 @@ impl Held {
             token: None,
             below: false,
             restored: false,
+            unwanted: false,
         }
     }
 }
