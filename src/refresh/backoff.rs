@@ -105,6 +105,8 @@ mod tests {
     fn refusals_are_retried_slower_than_troubles() {
         let denied = pause_ms(&FetchError::of(Class::Denied), 0, DAY_MS, DAY_MS, 0.0);
         assert_eq!(denied, 10_000);
+        let short_lived = pause_ms(&FetchError::of(Class::Denied), 0, 60_000, 60_000, 0.0);
+        assert_eq!(short_lived, 600);
     }
 
     #[test]
@@ -124,6 +126,7 @@ mod tests {
             assert!((10_000..12_500).contains(&pause), "{pause}");
         }
         assert_eq!(pause_ms(&error, 0, 20_000, 10_000, 0.0), 200);
+        assert_eq!(pause_ms(&error, 0, 20_000, 10_000, 1.0), 250);
         error.retry_after = Some(Duration::from_mins(2));
         assert_eq!(pause_ms(&error, 0, DAY_MS, 0, 0.0), 70_000);
         assert_eq!(asked_ms(&error), 70_000);
@@ -156,9 +159,10 @@ mod tests {
     proptest! {
         #[test]
         fn pauses_are_never_zero_and_never_over_five_minutes(
-            before: u64, life: u64, left: u64, jitter in 0.0f64..1.0,
+            class in prop::sample::select(&Class::ALL[..]), before: u64, life: u64, left: u64,
+            jitter in 0.0f64..1.0,
         ) {
-            let pause = pause_ms(&FetchError::of(Class::Timeout), before, life, left, jitter);
+            let pause = pause_ms(&FetchError::of(class), before, life, left, jitter);
             prop_assert!((20..=300_000).contains(&pause));
         }
     }

@@ -176,6 +176,7 @@ mod tests {
         assert!(budget.start(UnixMs(0)) && budget.start(UnixMs(0)));
         assert!(!budget.start(UnixMs(0)));
         assert_eq!(budget.free_at(UnixMs(0)), None);
+        assert_eq!(budget.in_flight(), 2);
         budget.end();
         assert!(budget.start(UnixMs(0)));
     }
@@ -217,7 +218,8 @@ mod tests {
             (86_400_000, 5_000, -86_395_000),
         ] {
             let (mut budget, before, now) = (Budget::new(100, 15), UnixMs(before), UnixMs(now));
-            while budget.start(before) {}
+            let started = (0..20).filter(|_| budget.start(before)).count();
+            assert_eq!(started, 15);
             budget.shift(by_ms);
             assert!(!budget.start(now.plus(1000)));
             assert!(budget.start(now.plus(1001)));
@@ -225,6 +227,13 @@ mod tests {
             budget.shift(-by_ms);
             assert_eq!(budget.paused_until(), before.plus(120_000));
         }
+    }
+
+    #[test]
+    fn a_pause_is_up_to_a_quarter_longer_by_jitter() {
+        let mut budget = Budget::new(1, 15);
+        budget.throttled(UnixMs(0), 0, 1.0);
+        assert_eq!(budget.paused_until(), UnixMs(2500));
     }
 
     #[test]

@@ -104,10 +104,30 @@ mod tests {
     }
 
     #[test]
+    fn a_key_with_just_the_floor_left_is_not_below_it() {
+        let now = UnixMs(10 * HOUR_MS);
+        assert_eq!(runways(now, 2 * HOUR_MS, [held(12, 9)]).below, 0);
+    }
+
+    #[test]
+    fn no_runway_counts_as_longer_than_a_week() {
+        let month = runways(UnixMs(0), 0, [held(30 * 24, 0)]);
+        assert_eq!(month.shortest_ms, 7 * 24 * HOUR_MS);
+    }
+
+    #[test]
     fn room_is_made_before_it_is_needed() {
         assert_eq!(excess(9375, 10_000), 0);
         assert_eq!(excess(9376, 10_000), 626);
         assert_eq!(excess(10_000, 10_000), 1250);
         assert_eq!(excess(100, 100), 12);
+    }
+
+    #[test]
+    fn only_a_key_without_a_hit_makes_room_and_not_before_its_hits_are_reported() {
+        let used = UnixMs(5000);
+        assert!(!spare(used.plus(1999), 0, used));
+        assert!(spare(used.plus(2000), 0, used));
+        assert!(!spare(used.plus(2000), 1, used));
     }
 }

@@ -137,6 +137,16 @@ mod tests {
         let noon = UnixMs(43_200_000);
         // Less the five minutes in which clients take it for expired.
         assert_eq!(due_after_same(noon, &day, 0, 0.0), UnixMs(64_650_000));
+        assert_eq!(
+            due_after_same(noon, &day, 0, 1.0),
+            UnixMs(63_577_500),
+            "sooner by jitter, never later"
+        );
+        let last_minutes = day.expires_at().minus(300_000);
+        assert_eq!(
+            due_after_same(last_minutes, &day, 0, 0.0),
+            last_minutes.plus(150_000)
+        );
         let last_minute = UnixMs(86_399_000);
         assert_eq!(
             due_after_same(last_minute, &day, 0, 0.0),
@@ -195,6 +205,8 @@ mod tests {
         let noon = UnixMs(12 * hour);
         let half = UnixMs(18 * hour - 150_000);
         assert_eq!(due_after_same(noon, &day, 6 * hour, 0.0), half);
+        let just_kept = due_after_same(noon, &day, 6 * hour + 150_000, 0.0);
+        assert_eq!(just_kept, half);
         let soon = due_after_same(noon, &day, 8 * hour, 0.0);
         assert_eq!(soon, noon.plus(8 * hour / 20));
     }

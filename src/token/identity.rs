@@ -125,5 +125,20 @@ mod tests {
             Identity::select(Identity::ObjectId, &[b'a'; 513]),
             Err(InvalidSelector::TooLong)
         );
+        assert!(Identity::select(Identity::ObjectId, &[b'a'; 512]).is_ok());
+    }
+
+    #[test]
+    fn an_identity_is_told_in_the_words_of_imds() {
+        for (make, told) in [
+            (Identity::ClientId as fn(_) -> _, "client_id=x"),
+            (Identity::ObjectId, "object_id=x"),
+            (Identity::ResourceId, "msi_res_id=x"),
+        ] {
+            let identity = Identity::select(make, b"X").unwrap();
+            assert_eq!(identity.to_string(), told);
+        }
+        assert_eq!(Identity::System.to_string(), "system");
+        assert_eq!(Identity::System.selector(), None);
     }
 }

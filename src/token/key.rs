@@ -68,7 +68,7 @@ impl TokenKey {
         let kind = take(&mut rest, 1)?[0];
         let value = take_str(&mut rest)?;
         let identity = match kind {
-            0 if value.is_empty() => Identity::System,
+            0 => Identity::System,
             1 => Identity::ClientId(value),
             2 => Identity::ObjectId(value),
             3 => Identity::ResourceId(value),
@@ -191,6 +191,14 @@ mod tests {
             let bytes = key.canonical_bytes();
             let cut = bytes.len().saturating_sub(cut);
             prop_assert_eq!(TokenKey::from_canonical_bytes(&bytes[..cut]), Err(InvalidKey));
+        }
+
+        #[test]
+        fn the_system_identity_with_a_value_is_no_key(mut key in keys()) {
+            key.identity = Identity::ClientId("x".into());
+            let mut bytes = key.canonical_bytes();
+            bytes[4 + key.upstream.len()] = 0;
+            prop_assert_eq!(TokenKey::from_canonical_bytes(&bytes), Err(InvalidKey));
         }
     }
 }

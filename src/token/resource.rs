@@ -68,6 +68,7 @@ mod tests {
         let bare = Resource::from_decoded(b"https://vault.azure.net").unwrap();
         let slash = Resource::from_decoded(b"https://vault.azure.net/").unwrap();
         assert_ne!(bare, slash);
+        assert_eq!(slash.to_string(), slash.as_str());
     }
 
     #[test]
@@ -77,6 +78,7 @@ mod tests {
             Resource::from_decoded(&[b'a'; 1025]),
             Err(InvalidResource::TooLong)
         );
+        assert!(Resource::from_decoded(&[b'a'; 1024]).is_ok());
         assert_eq!(
             Resource::from_decoded(b"a\r\nb"),
             Err(InvalidResource::NotText)
