@@ -1,23 +1,46 @@
 //! `foretoken-emulator`: the emulator as a program. Prints where it listens; Ctrl-C ends it.
 
+mod ctl;
+mod fault_flags;
 mod kind_flags;
 
 use std::fs;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use foretoken_emulator::{Emulator, Identities, Limits, Settings};
 
+use crate::ctl::Ctl;
+use crate::fault_flags::FaultFlags;
 use crate::kind_flags::KindFlags;
+
+/// How often the end of a scenario is looked for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Emulates Azure's sources of managed identity tokens, with limits and faults.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     kind: KindFlags,
+
+    #[command(flatten)]
+    faults: FaultFlags,
+
+    /// Where the control path listens besides, out of reach of faults
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    control: Option<SocketAddr>,
+
+    /// The seed of what is left to chance
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
 
     /// service-fabric, entra: where to write the certificate that callers may trust (PEM)
     #[arg(long, value_name = "FILE")]
@@ -72,28 +95,70 @@ struct Options {
     no_limits: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    Ctl(Ctl),
+}
+
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    if let Some(Command::Ctl(ctl)) = options.command.take() {
+        return ctl.run();
+    }
+    if options.faults.list_faults {
+        print!("{}", options.faults.catalogue()?);
+        return Ok(());
+    }
+    let scenario = options.faults.scenario()?;
     let trust_file = options.trust_file.clone();
+    let modes = std::mem::take(&mut options.faults.fault);
+    let exit = options.faults.exit;
     let emulator = Emulator::start(settings(options)?).context("cannot start")?;
     if let Some(file) = trust_file {
         let trusted = emulator.ca_pem().or(emulator.certificate_pem());
         let trusted = trusted.context("--trust-file needs a kind that speaks TLS")?;
         fs::write(&file, trusted).with_context(|| format!("cannot write {}", file.display()))?;
     }
+    for mode in &modes {
+        emulator.set_mode(mode.as_str())?;
+    }
     println!("foretoken-emulator listening on {}", emulator.base_url());
+    if let Some(address) = emulator.control_address() {
+        println!("control path on http://{address}");
+    }
     for (name, value) in emulator.environment() {
         println!("{name}={value}");
     }
+    if let Some(scenario) = scenario {
+        emulator.play(scenario);
+    }
+    wait(&emulator, exit)?;
+    if exit {
+        println!("{}", serde_json::to_string(&emulator.counts())?);
+    }
+    emulator.stop();
+    Ok(())
+}
 
+/// Until Ctrl-C, or until the scenario is over if it is to end with that.
+fn wait(emulator: &Emulator, exit: bool) -> anyhow::Result<()> {
+    let over = async {
+        if !exit {
+            pending::<()>().await;
+        }
+        while emulator.scenario().is_some_and(|state| !state.ended) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime
-        .block_on(tokio::signal::ctrl_c())
-        .context("cannot wait for Ctrl-C")?;
-    emulator.stop();
-    Ok(())
+    runtime.block_on(async {
+        tokio::select! {
+            () = over => Ok(()),
+            ended = tokio::signal::ctrl_c() => ended.context("cannot wait for Ctrl-C"),
+        }
+    })
 }
 
 fn settings(options: Options) -> anyhow::Result<Settings> {
@@ -127,5 +192,7 @@ fn settings(options: Options) -> anyhow::Result<Settings> {
         } else {
             limits
         },
+        control: options.control,
+        seed: options.seed,
     })
 }

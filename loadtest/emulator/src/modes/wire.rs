@@ -1,0 +1,654 @@
+//! What arrives, byte for byte, for every mode of the catalogue.
+//!
+//! A pattern is the whole of what a raw socket reads; `*` stands for anything. `OK` is the first
+//! line of a success, `BODY` the right body of IMDS.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::testing::{
+    Asker, Connection, RESOURCE, Response, ask, ask_as, every_kind, token_target, unlimited,
+};
+use crate::{Emulator, Keep, Kind, Limits, Planned, Settings, modes};
+
+/// How a connection ends that its caller leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Reset,
+    /// It does not.
+    Open,
+}
+use End::{Closed, Open, Reset};
+
+/// Far beyond what anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+/// A connection that is to stay open is watched for so long.
+const SHORT: Duration = Duration::from_millis(30);
+
+const BODY: &str = "{\"access_token\":\"ey*\",\"client_id\":\"*\",\"expires_in\":\"*\",\
+    \"expires_on\":\"*\",\"ext_expires_in\":\"*\",\"not_before\":\"*\",\
+    \"resource\":\"https://management.azure.com\",\"token_type\":\"Bearer\"}";
+/// The first and the last bytes of the same.
+const HALF: &str = "{\"access_token\":\"ey*";
+
+/// Rows of the table below.
+macro_rules! wire {
+    ($($name:literal $end:ident $pattern:literal;)*) => { &[$(($name, $end, $pattern)),*] };
+}
+
+const WIRE: &[(&str, End, &str)] = wire! {
+    "retry-after-zero" Closed "HTTP/1.1 503 *\r\nRetry-After: 0\r\n*";
+    "retry-after-past" Closed "HTTP/1.1 503 *\r\nRetry-After: ???, * GMT\r\n*";
+    "retry-after-words" Closed "HTTP/1.1 503 *\r\nRetry-After: soon\r\n*";
+    "retry-after-twice" Closed "HTTP/1.1 503 *\r\nRetry-After: 3\r\nRetry-After: 90\r\n*";
+    "invalid-resource" Closed "HTTP/1.1 400 *{\"error\":\"invalid_resource\",*AADSTS500011:*}";
+    "error-as-200" Closed "OK*{\"error\":\"invalid_request\",*}";
+    "token-as-500" Closed "HTTP/1.1 500 *\r\n\r\nBODY";
+    "token-as-400" Closed "HTTP/1.1 400 *\r\n\r\nBODY";
+    "status-201" Closed "HTTP/1.1 201 Created\r\n*\r\n\r\nBODY";
+    "status-206" Closed "HTTP/1.1 206 *\r\n\r\nBODY";
+    "status-304" Closed "HTTP/1.1 304 Not Modified\r\n*\r\n\r\n";
+    "status-204" Closed "HTTP/1.1 204 No Content\r\n*\r\n\r\n";
+    "status-101" Closed "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n*\r\n\r\n";
+    "status-600" Closed "HTTP/1.1 600 Beyond\r\n*\r\n\r\n";
+    "identity-not-found" Closed "HTTP/1.1 400 *\"error_description\":\"Identity not found\"}";
+
+    "accept-reset" Reset "";
+    "accept-close" Closed "";
+    "accept-hang" Open "";
+    "speaks-first" Closed "SSH-2.0-*\r\n";
+
+    "hang" Open "";
+    "hang-mid-header" Open "OK*\r\nContent-Len";
+    "hang-after-headers" Open "OK*\r\n\r\n";
+    "hang-mid-body" Open "OK*\r\n\r\nHALF";
+    "close" Closed "";
+    "close-mid-header" Closed "OK*\r\nContent-Len";
+    "close-after-headers" Closed "OK*\r\n\r\n";
+    "half-body" Closed "OK*\r\n\r\nHALF";
+    "reset" Reset "";
+    "reset-mid-header" Reset "OK*\r\nContent-Len";
+    "reset-after-headers" Reset "OK*\r\n\r\n";
+    "reset-mid-body" Reset "OK*\r\n\r\nHALF";
+    "drip" Closed "OK*\r\n\r\nBODY";
+    "drip-head" Closed "OK*\r\n\r\nBODY";
+    "slow-drip" Open "HTTP/*";
+    "keep-alive-close" Closed "OK*\r\nConnection: keep-alive\r\n\r\nBODY";
+    "keep-alive-close-late" Closed "OK*\r\nConnection: keep-alive\r\n\r\nBODY";
+    "keep-alive-race" Open "OK*\r\n\r\nBODY";
+    "keep-alive-race-reset" Open "OK*\r\n\r\nBODY";
+
+    "length-too-long" Closed "OK*\r\n\r\nBODY";
+    "length-too-long-open" Open "OK*\r\n\r\nBODY";
+    "length-too-short" Closed "OK*\r\n\r\nBODY";
+    "length-zero" Closed "OK*\r\nContent-Length: 0\r\n\r\nBODY";
+    "length-twice" Closed "OK*\r\nContent-Length: *\r\nContent-Length: *\r\n\r\nBODY";
+    "length-twice-differing" Closed "OK*\r\nContent-Length: *\r\nContent-Length: *\r\n\r\nBODY";
+    "length-negative" Closed "OK*\r\nContent-Length: -1\r\n\r\nBODY";
+    "length-words" Closed "OK*\r\nContent-Length: many\r\n\r\nBODY";
+    "length-overflow" Closed "OK*\r\nContent-Length: 9999999999999999999999\r\n\r\nBODY";
+    "length-huge" Closed "OK*\r\nContent-Length: 1099511627776\r\n\r\nBODY";
+    "length-missing" Closed "OK*\r\nDate: * GMT\r\nConnection: close\r\n\r\nBODY";
+    "length-and-chunked" Closed
+        "OK*\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\n0\r\n\r\n";
+    "chunked" Closed
+        "OK*\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\n0\r\n\r\n";
+    "chunked-trailer" Closed
+        "OK*\r\nTrailer: X-Sum\r\n*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\n0\r\nX-Sum: 7\r\n\r\n";
+    "chunked-extension" Closed "OK*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\n0;name=value\r\n\r\n";
+    "chunked-bad-size" Closed "OK*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\nzz\r\nmore\r\n0\r\n\r\n";
+    "chunked-overflow" Closed
+        "OK*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\nffffffffffffffffffff\r\nmore\r\n0\r\n\r\n";
+    "chunked-no-end" Closed "OK*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\n";
+    "chunked-cut" Closed "OK*chunked\r\n\r\n1\r\n \r\n*\r\nBODY\r\nff\r\nmore";
+    "coding-unknown" Closed "OK*\r\nTransfer-Encoding: squeezed\r\n\r\nBODY";
+    "status-line-broken" Closed "HTPP/1.1 OK 200\r\n*\r\n\r\nBODY";
+    "status-line-short" Closed "HTTP/1.1 20 OK\r\n*\r\n\r\nBODY";
+    "status-line-no-reason" Closed "HTTP/1.1 200\r\n*\r\n\r\nBODY";
+    "empty-line-first" Closed "\r\nOK*\r\n\r\nBODY";
+    "junk-first" Closed "junk\r\nOK*\r\n\r\nBODY";
+    "http-3-7" Closed "HTTP/3.7 200 OK\r\n*\r\n\r\nBODY";
+    "http-0-9" Closed "BODY";
+    "http-1-0" Closed "HTTP/1.0 200 OK\r\n*\r\nContent-Length: *\r\n\r\nBODY";
+    "http-1-0-no-length" Closed "HTTP/1.0 200 OK\r\nContent-Type: *\r\n\r\nBODY";
+    "http-2" Closed "\0\0\0\x04\0\0\0\0\0";
+    "continue-first" Closed "HTTP/1.1 100 Continue\r\n\r\nOK*\r\n\r\nBODY";
+    "early-hints" Closed "HTTP/1.1 103 Early Hints\r\nLink: *\r\n\r\nOK*\r\n\r\nBODY";
+    "early-hints-1000" Closed "HTTP/1.1 103 Early Hints\r\n*\r\n\r\nOK*\r\n\r\nBODY";
+    "early-hints-only" Open "HTTP/1.1 103 Early Hints\r\nLink: *\r\n\r\n";
+    "second-answer" Closed "OK*\r\n\r\nBODYOK*\r\n\r\n{\"access_token\":\"glued\"}";
+    "second-answer-later" Closed "OK*\r\n\r\nBODYOK*\r\n\r\n{\"access_token\":\"glued\"}";
+    "huge-header" Closed "OK*\r\nX-Padding: xxx*xxx\r\n\r\nBODY";
+    "many-headers" Closed "OK*\r\nX-Padding: x\r\nX-Padding: x\r\n*\r\n\r\nBODY";
+    "endless-head" Closed "OK*X-Padding: xxx*xxx";
+    "header-no-colon" Closed "OK*\r\nX-Broken\r\n\r\nBODY";
+    "header-nul" Closed "OK*\r\nX-Broken: a\0b\r\n\r\nBODY";
+    "header-bare-cr" Closed "OK*\r\nX-Broken: a\rb\r\n\r\nBODY";
+    "header-folded" Closed "OK*\r\nX-Folded: a\r\n b\r\n\r\nBODY";
+    "header-bare-lf" Closed "HTTP/1.1 200 OK\nContent-Length: *\n\nBODY";
+    "header-not-ascii" Closed "OK*\r\nX-Name: fähre\r\n\r\nBODY";
+
+    "redirect-self" Closed
+        "HTTP/1.1 302 Found\r\n*\r\nLocation: http://127.0.0.1:*/metadata/identity/oauth2/token?*";
+    "redirect-elsewhere" Closed
+        "HTTP/1.1 302 Found\r\n*\r\nLocation: http://127.0.0.1:9/elsewhere\r\n*";
+    "redirect-307" Closed "HTTP/1.1 307 *\r\nLocation: http://*/token?*";
+    "redirect-nowhere" Closed "HTTP/1.1 308 *\r\n\r\n{*}";
+    "set-cookie" Closed "OK*\r\nSet-Cookie: session=1; Path=/\r\n*\r\n\r\nBODY";
+    "type-text" Closed "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n*\r\n\r\nBODY";
+    "type-html" Closed "OKContent-Type: text/html; charset=utf-8\r\n*\r\n\r\nBODY";
+    "type-missing" Closed "OKDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+    "html" Closed "OKContent-Type: text/html*\r\n\r\n<!DOCTYPE html>*</html>";
+    "gzip" Closed "OK*\r\nContent-Encoding: gzip\r\nContent-Length: *\r\n\r\n\x1f*BODY*";
+    "gzip-unnamed" Closed "OK*GMT\r\nContent-Length: *\r\n\r\n\x1f*BODY*";
+    "gzip-named" Closed "OK*\r\nContent-Encoding: gzip\r\nContent-Length: *\r\n\r\nBODY";
+    "date-5m-ahead" Closed "OK*\r\nDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+    "date-5m-behind" Closed "OK*\r\nDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+    "date-1d-ahead" Closed "OK*\r\nDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+    "date-1d-behind" Closed "OK*\r\nDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+    "date-missing" Closed "OKContent-Type: *\r\nServer: *\r\nx-ms-request-id: ????????-*\r\nContent-Length: *\r\n\r\nBODY";
+    "date-words" Closed "OK*\r\nDate: today\r\nContent-Length: *\r\n\r\nBODY";
+    "date-twice" Closed "OK*\r\nDate: * GMT\r\nDate: * GMT\r\nContent-Length: *\r\n\r\nBODY";
+
+    "body-empty" Closed "OK*\r\nContent-Length: 0\r\n*\r\n\r\n";
+    "json-invalid" Closed "OK*\r\n\r\n{'access_token': x}";
+    "json-truncated" Closed "OK*\r\n\r\nHALF";
+    "json-array" Closed "OK*\r\n\r\n[BODY]";
+    "json-string" Closed "OK*\r\n\r\n\"access_token\"";
+    "json-number" Closed "OK*\r\n\r\n42";
+    "json-null" Closed "OK*\r\n\r\nnull";
+    "json-empty-object" Closed "OK*\r\n\r\n{}";
+    "json-nested" Closed "OK*\r\n\r\n{\"token\":BODY}";
+    "json-deep" Closed "OK*\r\nContent-Length: 100000\r\n*\r\n\r\n[[[*[[[";
+    "json-nan" Closed "OK*\r\n\r\n{\"x\":NaN,\"access_token\":\"ey*}";
+    "json-trailing-comma" Closed "OK*\r\n\r\n{\"access_token\":\"ey*\"Bearer\",}";
+    "trailing-junk" Closed "OK*\r\n\r\nBODYjunk";
+    "trailing-object" Closed "OK*\r\n\r\nBODYBODY";
+    "trailing-nul" Closed "OK*\r\n\r\nBODY\0";
+    "blanks-around" Closed "OK*\r\n\r\n \r\n\tBODY\r\n";
+    "bom" Closed "OK*\r\n\r\n\u{feff}BODY";
+    "bad-utf-8" Closed "OK*\r\n\r\n{\"x\":\"??\",\"access_token\":\"ey*}";
+    "utf-16" Closed "OK*\r\nContent-Length: 12\r\n*\r\n\r\n??{\0\"\0a\0\"\0:\0";
+    "token-twice" Closed "OK*\r\n\r\n{\"access_token\":\"another\",\"access_token\":\"ey*}";
+    "member-twice" Closed "OK*\r\n\r\n{\"x\":1,\"x\":2,\"access_token\":\"ey*}";
+    "expires-on-twice" Closed "OK*\r\n\r\n{\"expires_on\":\"4102444800\",*\"expires_on\":\"*}";
+    "resource-twice" Closed
+        "OK*\r\n\r\n{\"resource\":\"https://elsewhere.invalid\",*\"resource\":\"https://man*}";
+    "extra-members" Closed "OK*\r\n\r\n{\"x\":{\"y\":[1,2,{}]},\"z\":null,\"access_token\":\"ey*}";
+    "huge-body" Closed "OK*\r\n\r\n{\"padding\":\"xxx*xxx\",\"access_token\":\"ey*}";
+    "huge-token" Closed "OK*\r\n\r\n{\"access_token\":\"xxx*xxx\",\"client_id\"*}";
+    "huge-junk" Closed "OK*\r\nContent-Length: 4194304\r\n*\r\n\r\nxxx*xxx";
+    "endless-body" Closed "OK*\r\n\r\n{\"padding\":\"xxx*xxx";
+
+    "no-access-token" Closed "OK*\r\n\r\n{\"client_id\":*}";
+    "no-resource" Closed "OK*,\"not_before\":\"*\",\"token_type\":\"Bearer\"}";
+    "no-token-type" Closed "OK*,\"resource\":\"https://management.azure.com\"}";
+    "no-client-id" Closed "OK*{\"access_token\":\"*\",\"expires_in\":*}";
+    "no-not-before" Closed "OK*,\"ext_expires_in\":\"*\",\"resource\":*}";
+    "token-empty" Closed "OK*{\"access_token\":\"\",\"client_id\":*}";
+    "token-number" Closed "OK*{\"access_token\":7,*}";
+    "token-object" Closed "OK*{\"access_token\":{\"t\":1},*}";
+    "token-list" Closed "OK*{\"access_token\":[\"t\"],*}";
+    "token-true" Closed "OK*{\"access_token\":true,*}";
+    "token-spaces" Closed "OK*{\"access_token\":\"a b c\",*}";
+    "token-line-breaks" Closed
+        "OK*{\"access_token\":\"abc\\r\\nSet-Cookie: a=b\\r\\n\\r\\n\",*}";
+    "token-control" Closed "OK*{\"access_token\":\"a\\u0000b\\u0007c\",*}";
+    "token-not-ascii" Closed "OK*{\"access_token\":\"fähre-令牌\",*}";
+    "token-type-pop" Closed "OK*,\"token_type\":\"pop\"}";
+    "token-type-empty" Closed "OK*,\"token_type\":\"\"}";
+    "token-type-lower-case" Closed "OK*,\"token_type\":\"bearer\"}";
+    "wrong-resource" Closed "OK*,\"resource\":\"https://elsewhere.invalid\",*}";
+    "resource-renamed" Closed "OK*,\"resource\":\"https://elsewhere.invalid\",*}";
+    "resource-empty" Closed "OK*,\"resource\":\"\",*}";
+    "resource-line-breaks" Closed
+        "OK*,\"resource\":\"https://a\\r\\nX-Injected: 1\\r\\n\\r\\n\",*}";
+    "wrong-client" Closed "OK*,\"client_id\":\"99999999-9999-4999-8999-999999999999\",*}";
+    "client-id-line-breaks" Closed "OK*,\"client_id\":\"a\\r\\nX-Injected: 1\\r\\n\\r\\n\",*}";
+
+    "expired-token" Closed "OK*,\"expires_in\":\"0\",*}";
+    "not-yet-valid-token" Closed "OK*\r\n\r\nBODY";
+    "ending-token" Closed "OK*,\"expires_in\":\"?\",*}";
+    "short-token" Closed "OK*,\"expires_in\":\"*\",*}";
+    "older-token" Closed "OK*,\"expires_in\":\"5????\",*}";
+    "unchanged" Closed "OK*\r\n\r\nBODY";
+    "no-expiry" Closed "OK*,\"client_id\":\"*\",\"not_before\":*}";
+    "no-expires-on" Closed "OK*,\"expires_in\":\"*\",\"ext_expires_in\":\"*}";
+    "no-expires-in" Closed "OK*,\"client_id\":\"*\",\"expires_on\":\"*\",\"ext_expires_in\":\"*}";
+    "no-ext-expires-in" Closed "OK*,\"expires_on\":\"*\",\"not_before\":*}";
+    "expires-in-stale" Closed "OK*,\"expires_in\":\"172800\",\"expires_on\":\"*}";
+
+    "expires-in-zero" Closed "OK*,\"client_id\":\"*\",\"expires_in\":\"0\",\"not_before\":*}";
+    "expires-in-negative" Closed "OK*,\"expires_in\":\"-1\",\"not_before\":*}";
+    "expires-in-words" Closed "OK*,\"expires_in\":\"soon\",\"not_before\":*}";
+    "expires-in-overflow" Closed "OK*,\"expires_in\":\"99999999999999999999\",\"not_before\":*}";
+    "expires-on-past" Closed "OK*,\"client_id\":\"*\",\"expires_on\":\"1000000000\",\"not_before\":*}";
+    "expires-on-zero" Closed "OK*,\"expires_on\":\"0\",\"not_before\":*}";
+    "expires-on-negative" Closed "OK*,\"expires_on\":\"-1\",\"not_before\":*}";
+    "expires-on-far" Closed "OK*,\"expires_on\":\"253402300799\",\"not_before\":*}";
+    "expires-on-overflow" Closed "OK*,\"expires_on\":\"99999999999999999999\",\"not_before\":*}";
+    "expires-on-exponent" Closed "OK*,\"expires_on\":\"4e9\",\"not_before\":*}";
+    "expires-on-words" Closed "OK*,\"expires_on\":\"tomorrow\",\"not_before\":*}";
+    "expires-on-empty" Closed "OK*,\"expires_on\":\"\",\"not_before\":*}";
+    "expires-on-true" Closed "OK*,\"expires_on\":true,\"not_before\":*}";
+    "expires-on-list" Closed "OK*,\"expires_on\":[4102444800],\"not_before\":*}";
+    "expires-on-ms" Closed "OK*,\"expires_on\":\"1?????????000\",\"not_before\":*}";
+    "expires-on-hex" Closed "OK*,\"expires_on\":\"0x*\",\"not_before\":*}";
+    "expires-on-number" Closed "OK*,\"expires_on\":1?????????,\"not_before\":*}";
+    "expires-on-float" Closed "OK*,\"expires_on\":1?????????.5,\"not_before\":*}";
+    "expires-on-float-text" Closed "OK*,\"expires_on\":\"1?????????.5\",\"not_before\":*}";
+    "expires-on-spaced" Closed "OK*,\"expires_on\":\" 1????????? \",\"not_before\":*}";
+    "expires-on-iso" Closed
+        "OK*,\"expires_on\":\"20??-??-??T??:??:??.0000000+00:00\",\"not_before\":*}";
+    "expires-on-us-date" Closed "OK*,\"expires_on\":\"??/??/20?? ??:??:?? +00:00\",\"not_before\":*}";
+};
+
+/// Modes that have a test of their own, beside `door` and in this file.
+const ELSEWHERE: [&str; 5] = [
+    "connect-refused",
+    "backlog-full",
+    "tls-plain",
+    "tls-other-certificate",
+    "exception-as-200",
+];
+
+/// Whether all of the bytes are as the pattern says; `*` is anything, `?` one byte.
+fn is_like(bytes: &[u8], pattern: &[u8]) -> bool {
+    let fits = |at: usize, part: &[u8]| {
+        let there = bytes.get(at..at + part.len());
+        there.is_some_and(|there| {
+            let pairs = there.iter().zip(part);
+            pairs
+                .into_iter()
+                .all(|(byte, wanted)| *wanted == b'?' || byte == wanted)
+        })
+    };
+    let parts: Vec<&[u8]> = pattern.split(|byte| *byte == b'*').collect();
+    let (last, before) = parts.split_last().expect("a split has a part");
+    let mut at = 0;
+    for (nth, part) in before.iter().enumerate() {
+        let found = if nth == 0 {
+            fits(0, part).then_some(0)
+        } else {
+            (at..bytes.len()).find(|at| fits(*at, part))
+        };
+        let Some(found) = found else { return false };
+        at = found + part.len();
+    }
+    let rest = bytes.len().checked_sub(last.len());
+    rest.is_some_and(|start| start >= at && (!before.is_empty() || start == 0) && fits(start, last))
+}
+
+/// Sends one request that asks for its connection to be closed.
+fn request(emulator: &Emulator) -> TcpStream {
+    let mut stream = TcpStream::connect(emulator.address()).unwrap();
+    let target = token_target("");
+    let request =
+        format!("GET {target} HTTP/1.1\r\nHost: t\r\nMetadata: true\r\nConnection: close\r\n\r\n");
+    // A connection that is closed at once may refuse it.
+    let _ = stream.write_all(request.as_bytes());
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// Reads what there is; the end, if it is one.
+fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<End> {
+    let mut buffer = vec![0; 65536];
+    match stream.read(&mut buffer) {
+        Ok(0) => Some(Closed),
+        Ok(length) => {
+            bytes.extend_from_slice(&buffer[..length]);
+            None
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(Reset),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Open),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Everything that arrives until the connection ends.
+fn capture(emulator: &Emulator) -> (Vec<u8>, End) {
+    let (mut stream, mut bytes) = (request(emulator), Vec::new());
+    loop {
+        if let Some(end) = read(&mut stream, &mut bytes) {
+            return (bytes, end);
+        }
+    }
+}
+
+/// What arrives until it is like the pattern, and whether the connection is open after it.
+fn capture_open(emulator: &Emulator, pattern: &[u8]) -> (Vec<u8>, End) {
+    let (mut stream, mut bytes) = (request(emulator), Vec::new());
+    while !is_like(&bytes, pattern) {
+        if let Some(end) = read(&mut stream, &mut bytes) {
+            return (bytes, end);
+        }
+    }
+    stream.set_read_timeout(Some(SHORT)).unwrap();
+    let end = read(&mut stream, &mut bytes);
+    (bytes, end.unwrap_or(Open))
+}
+
+fn spoilt(emulator: &Emulator, mode: &str) -> (Vec<u8>, End) {
+    emulator.set_mode(Planned::new(mode).times(1)).unwrap();
+    capture(emulator)
+}
+
+#[test]
+fn every_mode_arrives_as_it_is_described() {
+    let emulator = unlimited();
+    for (name, end, pattern) in WIRE {
+        let pattern = pattern
+            .replace("BODY", BODY)
+            .replace("HALF", HALF)
+            .replace("OK*", "HTTP/1.1 200 OK\r\n*")
+            .replace("OKC", "HTTP/1.1 200 OK\r\nC")
+            .replace("OKD", "HTTP/1.1 200 OK\r\nD");
+        emulator.set_mode(Planned::new(*name).times(1)).unwrap();
+        let (bytes, ended) = match end {
+            Open => capture_open(&emulator, pattern.as_bytes()),
+            Closed | Reset => capture(&emulator),
+        };
+        let start = String::from_utf8_lossy(&bytes[..bytes.len().min(3000)]);
+        assert_eq!(ended, *end, "{name}: {start}");
+        assert!(
+            is_like(&bytes, pattern.as_bytes()),
+            "{name}: {start:?} is not {pattern:?}"
+        );
+        assert_eq!(emulator.counts().spoilt_by(name), 1, "{name}");
+        let whole = ask(&emulator, "");
+        assert!(
+            is_like(whole.body.as_bytes(), BODY.as_bytes()),
+            "{name} goes on: {}",
+            whole.body
+        );
+    }
+}
+
+#[test]
+fn no_mode_is_without_a_test() {
+    let tested: BTreeSet<&str> = WIRE
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(ELSEWHERE)
+        .collect();
+    let statuses = super::statuses::statuses();
+    let is_status = |name: &str| statuses.iter().any(|it| it.name == name);
+    let wanted: BTreeSet<&str> = modes()
+        .iter()
+        .filter(|mode| !mode.kinds().is_empty() && !is_status(mode.name()))
+        .map(super::Mode::name)
+        .collect();
+    assert_eq!(tested, wanted);
+}
+
+#[test]
+fn every_status_arrives_with_each_way_to_say_when_to_come_back() {
+    let emulator = unlimited();
+    let statuses = [
+        400, 401, 403, 404, 405, 408, 410, 429, 500, 501, 502, 503, 504,
+    ];
+    for status in statuses {
+        for (suffix, header) in [
+            ("", None),
+            ("-after-seconds", Some("7")),
+            ("-after-date", Some("???, ?? ??? 20?? ??:??:?? GMT")),
+            ("-after-absurd", Some("99999999999")),
+            ("-after-negative", Some("-5")),
+        ] {
+            let name = format!("status-{status}{suffix}");
+            emulator.set_mode(Planned::new(&*name).times(1)).unwrap();
+            let reply = ask(&emulator, "");
+            assert_eq!(reply.status, status, "{name}");
+            let found = reply.header("retry-after");
+            assert_eq!(found.is_some(), header.is_some(), "{name}: {found:?}");
+            if let (Some(found), Some(header)) = (found, header) {
+                assert!(
+                    is_like(found.as_bytes(), header.as_bytes()),
+                    "{name}: {found}"
+                );
+            }
+        }
+    }
+    assert_eq!(emulator.counts().tokens_issued, 0);
+}
+
+#[test]
+fn lengths_are_wrong_by_what_they_say() {
+    let emulator = unlimited();
+    let body = ask(&emulator, "").body.len();
+    for (name, lengths) in [
+        ("length-too-long", vec![body + 100]),
+        ("length-too-short", vec![body - 100]),
+        ("length-twice", vec![body, body]),
+        ("length-twice-differing", vec![body, body - 1]),
+        ("gzip-named", vec![body]),
+        ("gzip", vec![body + 23]),
+        ("json-truncated", vec![body / 2]),
+        ("half-body", vec![body]),
+    ] {
+        let (bytes, _) = spoilt(&emulator, name);
+        let text = String::from_utf8_lossy(&bytes);
+        let told: Vec<usize> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok())
+            .collect();
+        assert_eq!(told, lengths, "{name}");
+    }
+    let sizes = [
+        ("huge-header", 1 << 18),
+        ("huge-body", 1 << 21),
+        ("huge-token", 1 << 20),
+        ("endless-head", 1 << 23),
+    ];
+    for (name, at_least) in sizes {
+        assert!(spoilt(&emulator, name).0.len() > at_least, "{name}");
+    }
+}
+
+#[test]
+fn dates_are_off_by_what_they_say() {
+    let emulator = unlimited();
+    for (name, shift_s) in [
+        ("date-5m-ahead", 300),
+        ("date-5m-behind", -300),
+        ("date-1d-ahead", 86_400),
+        ("date-1d-behind", -86_400),
+        ("status-503-after-date", 7),
+        ("retry-after-past", -86_400),
+    ] {
+        let before_s = crate::time::unix_ms() / 1000;
+        let (bytes, _) = spoilt(&emulator, name);
+        let after_s = crate::time::unix_ms() / 1000;
+        let text = String::from_utf8(bytes).unwrap();
+        let header = if name.starts_with("date") {
+            "\r\nDate: "
+        } else {
+            "\r\nRetry-After: "
+        };
+        let told = text
+            .split(header)
+            .nth(1)
+            .unwrap()
+            .split("\r\n")
+            .next()
+            .unwrap();
+        let possible = (before_s..=after_s)
+            .map(|now_s| crate::time::http_date(now_s.saturating_add_signed(shift_s)));
+        assert!(
+            possible.into_iter().any(|date| date == told),
+            "{name}: {told}"
+        );
+    }
+}
+
+#[test]
+fn tokens_of_another_date_say_so_themselves() {
+    let emulator = unlimited();
+    for (name, from_s, to_s) in [
+        ("expired-token", -7200, -3600),
+        ("not-yet-valid-token", 3600, 3600 + 86_400),
+        ("ending-token", -3598, 2),
+        ("short-token", 0, 10),
+        ("older-token", -8 * 3600, 16 * 3600),
+    ] {
+        emulator.set_mode(Planned::new(name).times(1)).unwrap();
+        let before_s = crate::time::unix_ms() / 1000;
+        let reply = ask(&emulator, "");
+        let claims = reply.claims();
+        let near = |claim: &str, shift_s: i64| {
+            let told = claims[claim].as_u64().unwrap();
+            let wanted = before_s.saturating_add_signed(shift_s);
+            (wanted..=wanted + 5).contains(&told)
+        };
+        assert!(near("exp", to_s), "{name}: {claims}");
+        assert!(near("nbf", from_s - 300), "{name}: {claims}");
+        let expires_on = reply.json()["expires_on"].as_str().unwrap().to_owned();
+        assert_eq!(expires_on, claims["exp"].to_string(), "{name}");
+        assert_ne!(
+            ask(&emulator, "").token(),
+            reply.token(),
+            "{name} is not repeated"
+        );
+    }
+}
+
+#[test]
+fn a_token_stays_unchanged_whatever_is_asked_for() {
+    let emulator = unlimited();
+    let first = ask(&emulator, "").token();
+    emulator.set_reissue_below(1.0);
+    emulator.set_mode("unchanged").unwrap();
+    assert_eq!(ask(&emulator, "&bypass_cache=true").token(), first);
+    assert_eq!(ask(&emulator, "").token(), first);
+    emulator.clear_mode("unchanged");
+    assert_ne!(ask(&emulator, "").token(), first);
+}
+
+#[test]
+fn a_race_is_lost_when_the_next_request_is_written() {
+    let emulator = unlimited();
+    for (name, kind) in [
+        ("keep-alive-race", None),
+        ("keep-alive-race-reset", Some(ErrorKind::ConnectionReset)),
+    ] {
+        emulator.set_mode(Planned::new(name).times(1)).unwrap();
+        let mut connection = Connection::open(&emulator);
+        connection.get(&token_target("")).unwrap().token();
+        let error = connection.get(&token_target("")).unwrap_err();
+        if let Some(kind) = kind {
+            assert_eq!(error.kind(), kind, "{name}");
+        }
+        assert_eq!(emulator.counts().spoilt_by(name), 1);
+    }
+}
+
+#[test]
+fn good_answers_hold_a_genuine_token_and_bad_ones_never_the_one_asked_for_untouched() {
+    let emulator = unlimited();
+    let genuine = ask(&emulator, "").token();
+    for mode in modes().iter().filter(|mode| mode.kinds().contains(&"imds")) {
+        let hangs = WIRE
+            .iter()
+            .any(|(name, end, _)| *name == mode.name() && *end == Open);
+        if ELSEWHERE.contains(&mode.name()) || hangs {
+            continue;
+        }
+        let (bytes, _) = spoilt(&emulator, mode.name());
+        let text = String::from_utf8_lossy(&bytes);
+        let untouched = text.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json")
+            && text.contains(&format!("{{\"access_token\":\"{genuine}\",\"client_id\""))
+            && text.ends_with(&format!(
+                "\"resource\":\"{RESOURCE}\",\"token_type\":\"Bearer\"}}"
+            ));
+        match mode.keep() {
+            Keep::Yes if mode.group() != crate::Group::Expiry => {
+                assert!(text.contains(&genuine), "{}", mode.name());
+            }
+            Keep::Yes => assert!(text.contains("\"access_token\":\"ey"), "{}", mode.name()),
+            Keep::No if untouched => {
+                // The right body: what is wrong is in the head, or what is left out of the body.
+                let head_is_wrong =
+                    text.contains("\r\nContent-Length: ") || text.contains("Transfer-Encoding");
+                assert!(
+                    head_is_wrong || !text.contains("expires_on"),
+                    "{}",
+                    mode.name()
+                );
+            }
+            Keep::No | Keep::Either => {}
+        }
+    }
+}
+
+/// Answers of the kinds that have a mode of their own, and of those that speak TLS.
+#[test]
+fn modes_apply_to_the_kinds_that_they_name_and_spoil_them() {
+    for kind in every_kind("modes") {
+        let asker = Asker::new(kind.clone());
+        let emulator = &asker.emulator;
+        let right = names_in(&ask_as(&kind, &asker));
+        for mode in modes() {
+            let named = mode.kinds().contains(&kind.name());
+            let name = mode.name();
+            if mode.group() == crate::Group::Connect {
+                assert_eq!(mode.fault(&kind).is_some(), named, "{} {name}", kind.name());
+                continue;
+            }
+            let set = emulator.set_mode(Planned::new(name));
+            assert_eq!(set.is_ok(), named, "{} {name}", kind.name());
+            let changes_members =
+                matches!(mode.group(), crate::Group::Member | crate::Group::Expiry)
+                    && name.starts_with("no-");
+            if named && changes_members {
+                let spoilt = names_in(&ask_as(&kind, &asker));
+                assert_ne!(spoilt, right, "{} {name}", kind.name());
+            }
+            if named
+                && matches!(
+                    name,
+                    "exception-as-200" | "identity-not-found" | "token-empty"
+                )
+            {
+                let spoilt = ask_as(&kind, &asker);
+                assert!(
+                    spoilt.json()["access_token"]
+                        .as_str()
+                        .is_none_or(str::is_empty)
+                );
+                let says_so = spoilt.json().get("ExceptionMessage").is_some();
+                assert_eq!(says_so, name == "exception-as-200", "{}", spoilt.body);
+            }
+            emulator.clear_modes();
+        }
+    }
+}
+
+fn names_in(reply: &Response) -> Vec<String> {
+    crate::testing::names(&reply.body)
+}
+
+#[test]
+fn plain_http_answers_a_tls_handshake() {
+    let emulator = Emulator::start(Settings {
+        kind: Kind::Entra(crate::Entra::default()),
+        limits: Limits::NONE,
+        ..Settings::default()
+    })
+    .unwrap();
+    emulator
+        .set_mode(Planned::new("tls-plain").times(1))
+        .unwrap();
+    let error = Connection::open(&emulator).get("/").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+    let (bytes, end) = {
+        emulator
+            .set_mode(Planned::new("tls-plain").times(1))
+            .unwrap();
+        capture(&emulator)
+    };
+    assert_eq!((&bytes[..12], end), (&b"HTTP/1.1 400"[..], Closed));
+}
