@@ -266,6 +266,137 @@ mod tests {
     }
 
     #[test]
+    fn modes_are_put_in_force_beside_each_other_and_taken_away_one_by_one() {
+        let emulator = unlimited();
+        let set = |body: &str| call(&emulator, "POST", "modes", body);
+        assert_eq!(set(r#"{"mode":"status-503","times":1}"#).status, 200);
+        assert_eq!(set(r#"{"mode":"status-500"}"#).status, 200);
+        assert_eq!(
+            set(r#"{"mode":"reset","share":0.5,"for_ms":60000}"#).status,
+            200
+        );
+        let names = || {
+            let active = call(&emulator, "GET", "modes", "").json();
+            let active = active.as_array().unwrap().iter();
+            active.map(|it| it["mode"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(), ["status-503", "status-500", "reset"]);
+        assert_eq!(ask(&emulator, "").status, 503);
+        assert_eq!(ask(&emulator, "").status, 500);
+        assert_eq!(
+            call(&emulator, "DELETE", "modes/status-500", "").status,
+            200
+        );
+        assert_eq!(
+            call(&emulator, "DELETE", "modes/status-500", "").status,
+            404
+        );
+        assert_eq!(names(), ["reset"]);
+        assert_eq!(call(&emulator, "DELETE", "modes", "").status, 200);
+        assert_eq!(ask(&emulator, "").status, 200);
+        let modes = call(&emulator, "GET", "counts", "").json()["modes"].clone();
+        assert_eq!(modes, json!({"status-500": 1, "status-503": 1}));
+        for (wrong, told) in [
+            (r#"{"mode":"x"}"#, "did you mean"),
+            (r#"{"mode":"hang","time":1}"#, "unknown field `time`"),
+            (
+                r#"{"mode":"exception-as-200"}"#,
+                "does not apply to --kind imds",
+            ),
+            (r#"{"mode":"accept-hang"}"#, "say when it ends"),
+            (
+                r#"{"mode":"connect-refused","times":2}"#,
+                "neither `share` nor `times`",
+            ),
+        ] {
+            let reply = set(wrong);
+            assert!(
+                reply.status == 400 && reply.body.contains(told),
+                "{wrong}: {}",
+                reply.body
+            );
+        }
+        let lasting = r#"{"kind":"accept","how":"reset"}"#;
+        assert_eq!(call(&emulator, "POST", "faults", lasting).status, 400);
+    }
+
+    #[test]
+    fn the_catalogue_is_the_list_of_modes() {
+        let list = call(&unlimited(), "GET", "catalogue", "").json();
+        assert_eq!(list.as_array().unwrap().len(), modes().len());
+        let hang = json!({
+            "name": "hang", "group": "connection", "keep": "no",
+            "about": "nothing comes, and the connection stays open",
+            "kinds": Mode::find("hang").unwrap().kinds(),
+        });
+        assert!(list.as_array().unwrap().contains(&hang));
+    }
+
+    #[test]
+    fn a_scenario_is_played_shown_and_stopped() {
+        let emulator = unlimited();
+        let text = "name = 's'\n[[phase]]\nname = 'p'\nat = '0s'\n[[phase.fault]]\nmode = 'html'\n";
+        let played = call(&emulator, "POST", "scenario?scale=7.5", text).json();
+        assert_eq!(
+            (&played["phase"], &played["scale"]),
+            (&"p".into(), &7.5.into())
+        );
+        assert!(ask(&emulator, "").body.starts_with("<!DOCTYPE"));
+        assert_eq!(
+            call(&emulator, "GET", "scenario", "").json()["phases_begun"],
+            1
+        );
+        assert_eq!(call(&emulator, "DELETE", "scenario", "").status, 200);
+        assert_eq!(call(&emulator, "DELETE", "scenario", "").status, 404);
+        assert_eq!(call(&emulator, "GET", "scenario", "").json(), Value::Null);
+        ask(&emulator, "").token();
+        let wrong = call(&emulator, "POST", "scenario", &text.replace("html", "htm"));
+        assert_eq!(wrong.status, 400);
+        let told = "6:8: there is no fault mode `htm`; did you mean `html`?";
+        assert_eq!(wrong.json()["error"], told);
+        assert_eq!(
+            call(&emulator, "POST", "scenario?scale=0", text).status,
+            400
+        );
+    }
+
+    #[test]
+    fn weather_is_set_shown_and_cleared() {
+        let emulator = unlimited();
+        let latency = r#"{"uniform":{"from_ms":1.0,"to_ms":2.0}}"#;
+        assert_eq!(call(&emulator, "POST", "latency", latency).status, 200);
+        assert_eq!(call(&emulator, "GET", "latency", "").body, latency);
+        assert_eq!(call(&emulator, "DELETE", "latency", "").status, 200);
+        assert_eq!(call(&emulator, "GET", "latency", "").json(), Value::Null);
+        let pressure = r#"{"from_per_s":1,"to_per_s":9,"heals_in_ms":9000000,"setback_ms":0,
+            "status":502}"#;
+        assert_eq!(call(&emulator, "POST", "pressure", pressure).status, 200);
+        let statuses = [(); 2].map(|()| ask(&emulator, "").status);
+        assert_eq!(statuses, [200, 502]);
+        assert_eq!(call(&emulator, "GET", "counts", "").json()["overloaded"], 1);
+        assert_eq!(call(&emulator, "DELETE", "pressure", "").status, 200);
+        assert_eq!(
+            call(&emulator, "GET", "pressure", "").json()["capacity_per_s"],
+            Value::Null
+        );
+        assert_eq!(ask(&emulator, "").status, 200);
+        for (action, wrong) in [
+            ("latency", r#"{"uniform":{"from_ms":2,"to_ms":1}}"#),
+            ("latency", r#"{"gamma":1}"#),
+            (
+                "pressure",
+                r#"{"from_per_s":0,"to_per_s":9,"heals_in_ms":9,"setback_ms":0}"#,
+            ),
+        ] {
+            assert_eq!(
+                call(&emulator, "POST", action, wrong).status,
+                400,
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
     fn settings_that_are_not_named_stay_as_they_are() {
         let emulator = unlimited();
         let body = r#"{"lifetime_s":9,"limits":{"at_once":2}}"#;

@@ -8,6 +8,7 @@ use std::fs;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -100,8 +101,18 @@ enum Command {
     Ctl(Ctl),
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut options = Options::parse();
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: a mistake in a file or on the command line is no reason for a backtrace.
+            eprintln!("foretoken-emulator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut options: Options) -> anyhow::Result<()> {
     if let Some(Command::Ctl(ctl)) = options.command.take() {
         return ctl.run();
     }
