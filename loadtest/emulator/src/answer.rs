@@ -144,7 +144,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited};
+    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited, wait_until};
     use crate::{Fault, FaultKind, Limits, Settings};
 
     #[test]
@@ -226,11 +226,5 @@ mod tests {
             "stopping closes the connection that waits"
         );
         waiting.join().unwrap().unwrap();
-    }
-
-    fn wait_until(condition: impl Fn() -> bool) {
-        while !condition() {
-            thread::yield_now();
-        }
     }
 }

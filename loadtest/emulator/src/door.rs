@@ -201,7 +201,7 @@ mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
-    use crate::testing::{Connection, ask, start, token_target, unlimited};
+    use crate::testing::{Connection, ask, start, token_target, unlimited, wait_until};
     use crate::{Emulator, Kind, Planned, ServiceFabric, Settings};
 
     const SHORT: Duration = Duration::from_millis(100);
@@ -209,13 +209,6 @@ mod tests {
     fn connect(emulator: &Emulator) -> Result<(), ErrorKind> {
         let connected = TcpStream::connect_timeout(&emulator.address(), SHORT);
         connected.map(drop).map_err(|error| error.kind())
-    }
-
-    /// Until the listener has taken notice; the plan is changed at once.
-    fn wait_until(condition: impl Fn() -> bool) {
-        while !condition() {
-            std::thread::yield_now();
-        }
     }
 
     #[test]

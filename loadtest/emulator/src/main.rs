@@ -6,6 +6,7 @@ mod kind_flags;
 
 use std::fs;
 use std::future::pending;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -133,22 +134,30 @@ fn run(mut options: Options) -> anyhow::Result<()> {
     for mode in &modes {
         emulator.set_mode(mode.as_str())?;
     }
-    println!("foretoken-emulator listening on {}", emulator.base_url());
+    say(&format!(
+        "foretoken-emulator listening on {}",
+        emulator.base_url()
+    ));
     if let Some(address) = emulator.control_address() {
-        println!("control path on http://{address}");
+        say(&format!("control path on http://{address}"));
     }
     for (name, value) in emulator.environment() {
-        println!("{name}={value}");
+        say(&format!("{name}={value}"));
     }
     if let Some(scenario) = scenario {
         emulator.play(scenario);
     }
     wait(&emulator, exit)?;
     if exit {
-        println!("{}", serde_json::to_string(&emulator.counts())?);
+        say(&serde_json::to_string(&emulator.counts())?);
     }
     emulator.stop();
     Ok(())
+}
+
+/// A line for who started it. It goes on if nobody reads that any more.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Until Ctrl-C, or until the scenario is over if it is to end with that.

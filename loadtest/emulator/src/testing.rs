@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
+use crate::time;
 pub(crate) use crate::token_reply::sha256_hex;
 use crate::{
     AppService, AppService2017, ArcAgent, AzureMl, Emulator, Entra, Identities, Kind, Limits,
@@ -180,6 +183,15 @@ pub(crate) fn ask_as(kind: &Kind, asker: &Asker) -> Response {
             asker.send("GET", &target, &lines, "")
         }
         _ => asker.send("GET", &target, &lines, ""),
+    }
+}
+
+/// Returns as soon as this is so; fails if it does not come about.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let start = time::steady();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain");
+        thread::yield_now();
     }
 }
 

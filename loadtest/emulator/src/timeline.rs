@@ -160,22 +160,14 @@ fn set_weather(world: &World, scenario: &Scenario, phase: Option<&Phase>) {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
-    use crate::testing::{ask, unlimited};
+    use crate::testing::{ask, unlimited, wait_until};
     use crate::{Emulator, Limits};
 
     /// A scenario whose phases are these lines of TOML.
     fn scenario(phases: &str) -> Scenario {
         let head = "name = 'test'\nscale = 3600\nlifetime = '24h'\nlimits.at_once = 3\n";
         Scenario::from_toml(&format!("{head}{phases}")).unwrap()
-    }
-
-    fn wait_until(emulator: &Emulator, condition: impl Fn(&ScenarioState) -> bool) {
-        while !condition(&emulator.scenario().unwrap()) {
-            thread::yield_now();
-        }
     }
 
     fn active(emulator: &Emulator) -> Vec<String> {
@@ -239,7 +231,7 @@ mod tests {
              [[phase]]\nname = 'two'\nat = '3m'\nforget_tokens = true\n
              [[phase]]\nname = 'three'\nat = '4m'\nfor = '1m'\n[[phase.fault]]\nmode = 'html'\n",
         ));
-        wait_until(&emulator, |state| state.ended);
+        wait_until(|| emulator.scenario().unwrap().ended);
         let state = emulator.scenario().unwrap();
         assert_eq!(
             (state.phase.as_deref(), state.phases_begun),
@@ -259,7 +251,7 @@ mod tests {
             "[[phase]]\nname = 'one'\nat = '0s'\nfor = '1m'\n[[phase.fault]]\nmode = 'hang'\n
              [[phase]]\nname = 'two'\nat = '365d'\n",
         ));
-        wait_until(&emulator, |state| state.phase.is_none());
+        wait_until(|| emulator.scenario().unwrap().phase.is_none());
         assert!(active(&emulator).is_empty());
         assert_eq!(emulator.scenario().unwrap().phases_begun, 1);
         assert_eq!(ask(&emulator, "").status, 200);

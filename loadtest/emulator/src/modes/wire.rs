@@ -282,16 +282,17 @@ fn is_like(bytes: &[u8], pattern: &[u8]) -> bool {
     rest.is_some_and(|start| start >= at && (!before.is_empty() || start == 0) && fits(start, last))
 }
 
-/// Sends one request that asks for its connection to be closed.
-fn request(emulator: &Emulator) -> TcpStream {
+/// Sends one request that asks for its connection to be closed; the end, if it came before.
+fn request(emulator: &Emulator) -> (TcpStream, Option<End>) {
     let mut stream = TcpStream::connect(emulator.address()).unwrap();
     let target = token_target("");
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: t\r\nMetadata: true\r\nConnection: close\r\n\r\n");
-    // A connection that is closed at once may refuse it.
-    let _ = stream.write_all(request.as_bytes());
+    let sent = stream.write_all(request.as_bytes());
+    // A reset is told once: to the writer, if it comes that early.
+    let end = sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
     stream.set_read_timeout(Some(LONG)).unwrap();
-    stream
+    (stream, end.then_some(Reset))
 }
 
 /// Reads what there is; the end, if it is one.
@@ -311,17 +312,18 @@ fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<End> {
 
 /// Everything that arrives until the connection ends.
 fn capture(emulator: &Emulator) -> (Vec<u8>, End) {
-    let (mut stream, mut bytes) = (request(emulator), Vec::new());
+    let ((mut stream, mut end), mut bytes) = (request(emulator), Vec::new());
     loop {
-        if let Some(end) = read(&mut stream, &mut bytes) {
+        if let Some(end) = end {
             return (bytes, end);
         }
+        end = read(&mut stream, &mut bytes);
     }
 }
 
 /// What arrives until it is like the pattern, and whether the connection is open after it.
 fn capture_open(emulator: &Emulator, pattern: &[u8]) -> (Vec<u8>, End) {
-    let (mut stream, mut bytes) = (request(emulator), Vec::new());
+    let ((mut stream, _), mut bytes) = (request(emulator), Vec::new());
     while !is_like(&bytes, pattern) {
         if let Some(end) = read(&mut stream, &mut bytes) {
             return (bytes, end);
