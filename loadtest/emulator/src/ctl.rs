@@ -1,7 +1,7 @@
 //! `foretoken-emulator ctl`: asks the control path of an emulator that runs.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +86,9 @@ impl Ctl {
         if status != 200 {
             bail!("{}", answer["error"].as_str().unwrap_or("refused"));
         }
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        let text = serde_json::to_string_pretty(&answer)?;
+        // Whoever closes the pipe has read enough.
+        let _ = writeln!(io::stdout(), "{text}");
         Ok(())
     }
 }

@@ -118,7 +118,7 @@ fn run(mut options: Options) -> anyhow::Result<()> {
         return ctl.run();
     }
     if options.faults.list_faults {
-        print!("{}", options.faults.catalogue()?);
+        let _ = write!(io::stdout(), "{}", options.faults.catalogue()?);
         return Ok(());
     }
     let scenario = options.faults.scenario()?;
