@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use foretoken_emulator::{Mode, Scenario, modes, table};
+use foretoken_emulator::{Mode, Scenario, mode_table, modes};
 
 #[derive(Args)]
 pub struct FaultFlags {
@@ -38,7 +38,7 @@ impl FaultFlags {
     /// The fault modes as a table or as JSON.
     pub fn catalogue(&self) -> anyhow::Result<String> {
         if !self.json {
-            return Ok(table());
+            return Ok(mode_table());
         }
         let list: Vec<_> = modes().iter().map(Mode::to_json).collect();
         Ok(serde_json::to_string_pretty(&list)? + "\n")

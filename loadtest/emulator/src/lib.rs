@@ -19,8 +19,8 @@
 //! - `faults` says what can go wrong, `plan` what goes wrong next, `modes` gives names to it.
 //!   `delivery` sends an answer as a `reply`, whole or not, or as a `script` of steps, whose texts
 //!   are a `template`, in `gzip` if need be. `door` has the faults that come before a request.
-//! - `weather` makes answers slow and capacity short; a `scenario`, read by `scenario_file`, makes
-//!   all of this happen in its `timeline`.
+//! - `weather` makes answers slow and capacity short; a `scenario`, read by `scenario_file` with
+//!   its `span`s, makes all of this happen in its `timeline`.
 //! - `tally` counts, `journal` keeps requests, `control` lets a test steer over HTTP.
 //! - `emulator` is the handle that embeds all this in a test or a demo; `settings` its options.
 //!
@@ -73,6 +73,7 @@ mod scenario_file;
 mod script;
 mod server;
 mod settings;
+mod span;
 mod tally;
 mod template;
 #[cfg(test)]
@@ -94,7 +95,7 @@ pub use key::PUBLISHED_TEST_KEY_PEM;
 pub use kind::{
     AppService, AppService2017, ArcAgent, AzureMl, DEFAULT_SECRET, Entra, Kind, ServiceFabric,
 };
-pub use modes::{Group, Keep, Mode, modes, table};
+pub use modes::{Group, Keep, Mode, mode_table, modes};
 pub use plan::{ModeError, Planned};
 pub use scenario::{Phase, Scenario, ScenarioState};
 pub use scenario_file::ScenarioError;

@@ -229,7 +229,7 @@ impl Connection {
             .with_no_client_auth();
         let name = "localhost".try_into().unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        let stream = TcpStream::connect(emulator.address()).unwrap();
+        let stream = connect(emulator.address());
         Self {
             stream: Box::new(StreamOwned::new(tls, stream)),
         }
@@ -241,7 +241,7 @@ impl Connection {
 
     pub(crate) fn to(address: SocketAddr) -> Self {
         Self {
-            stream: Box::new(TcpStream::connect(address).unwrap()),
+            stream: Box::new(connect(address)),
         }
     }
 
@@ -296,6 +296,15 @@ impl Connection {
         self.stream.read_to_string(&mut text)?;
         Ok(text)
     }
+}
+
+/// A socket that does not wait for ever: whoever waits so long has been forgotten.
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
 }
 
 #[derive(Debug)]

@@ -86,7 +86,7 @@ fn the_list_of_faults_is_a_table_or_json() {
     assert_eq!(count, foretoken_emulator::modes().len());
     assert_eq!(list[0]["name"], "status-400");
     let table = String::from_utf8(run(&["--list-faults"]).stdout).unwrap();
-    assert_eq!(table, foretoken_emulator::table());
+    assert_eq!(table, foretoken_emulator::mode_table());
 }
 
 #[test]

@@ -47,6 +47,23 @@ fn every_scenario_is_called_like_its_file_and_ends() {
 }
 
 #[test]
+fn tokens_fall_due_while_something_is_wrong() {
+    for (name, scenario) in shipped() {
+        // Half of its life after it was issued, by the custom of clients.
+        let Some(due) = scenario.lifetime.map(|life| life / 2) else {
+            continue;
+        };
+        let wrong = scenario.phases.iter().any(|phase| {
+            let end = phase.at + phase.length.unwrap_or_default();
+            let goes_wrong = !phase.faults.is_empty() || phase.pressure.is_some();
+            goes_wrong && phase.at <= due && due <= end
+        });
+        // There it is not the age of a token that makes clients ask.
+        assert!(wrong || name == "revocation", "{name}");
+    }
+}
+
+#[test]
 fn every_scenario_can_be_played_to_its_end() {
     for (name, scenario) in shipped() {
         let emulator = Emulator::start(Settings {

@@ -45,9 +45,13 @@ pub(super) fn connecting() -> Vec<Mode> {
 pub(super) fn breaking() -> Vec<Mode> {
     rows! { Group::Connection;
         "hang", ALL, No, "nothing comes, and the connection stays open" => FaultKind::Hang;
-        "hang-mid-header", ALL, No, "half of the head comes, then nothing" => send_then(HALF_HEAD, Hang);
+        "hang-mid-header", ALL, No,
+            "half of the head comes, then nothing" =>
+            send_then(HALF_HEAD, Hang);
         "hang-after-headers", ALL, No, "the head comes, then nothing" => send_then(HEAD, Hang);
-        "hang-mid-body", ALL, No, "half of the body comes, then nothing" => send_then(HALF_BODY, Hang);
+        "hang-mid-body", ALL, No,
+            "half of the body comes, then nothing" =>
+            send_then(HALF_BODY, Hang);
         "close", ALL, No, "the connection is closed without an answer" => script([Close]);
         "close-mid-header", ALL, No, "closed within the head" => send_then(HALF_HEAD, Close);
         "close-after-headers", ALL, No, "closed before the body" => send_then(HEAD, Close);
@@ -64,11 +68,13 @@ pub(super) fn breaking() -> Vec<Mode> {
             script([drip(ANSWER, 1, 50)]);
         "keep-alive-close", ALL, Yes, "the right answer; then closed, though to be kept" =>
             FaultKind::CloseKeptAlive { after_ms: 0 };
-        "keep-alive-close-late", ALL, Yes, "the same, 20 ms after the answer" =>
+        "keep-alive-close-late", ALL, Yes,
+            "the right answer; closed 20 ms later, though to be kept" =>
             FaultKind::CloseKeptAlive { after_ms: 20 };
         "keep-alive-race", ALL, Yes, "the right answer; closed as the next request is written" =>
             script([Send(ANSWER.to_owned()), AwaitNext, Close]);
-        "keep-alive-race-reset", ALL, Yes, "the same with a reset" =>
+        "keep-alive-race-reset", ALL, Yes,
+            "the right answer; reset as the next request is written" =>
             script([Send(ANSWER.to_owned()), AwaitNext, Reset]);
     }
 }

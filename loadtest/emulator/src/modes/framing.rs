@@ -43,7 +43,7 @@ pub(super) fn lengths() -> Vec<Mode> {
     rows! { Group::Framing;
         "length-too-long", ALL, No, "100 bytes fewer come than announced" =>
             send_then(&length("Content-Length: {length+100}"), Close);
-        "length-too-long-open", ALL, No, "the same, and the connection stays open" =>
+        "length-too-long-open", ALL, No, "100 bytes fewer come than announced, and nothing after" =>
             send_then(&length("Content-Length: {length+100}"), Hang);
         "length-too-short", ALL, No, "100 bytes more come than announced" =>
             send(&length("Content-Length: {length-100}"));
@@ -106,9 +106,9 @@ pub(super) fn heads() -> Vec<Mode> {
             send(&format!("HTTP/1.1 100 Continue\r\n\r\n{ANSWER}"));
         "early-hints", ALL, Yes, "`103 Early Hints`, then the right answer" =>
             send(&format!("{HINT}{ANSWER}"));
-        "early-hints-1000", ALL, Either, "a thousand of them, then the right answer" =>
+        "early-hints-1000", ALL, Either, "a thousand `103 Early Hints`, then the right answer" =>
             send(&format!("{}{ANSWER}", HINT.repeat(1000)));
-        "early-hints-only", ALL, No, "one, then nothing" => send_then(HINT, Hang);
+        "early-hints-only", ALL, No, "`103 Early Hints`, then nothing" => send_then(HINT, Hang);
         "second-answer", ALL, Either, "another answer glued to the right one" =>
             send(&format!("{ANSWER}{GLUED}"));
         "second-answer-later", ALL, Either, "another answer before the next question" =>

@@ -74,7 +74,8 @@ pub(super) fn members() -> Vec<Mode> {
         "token-type-empty", ALL, No, "an empty `token_type`" => edit([("token_type", "".into())]);
         "token-type-lower-case", ALL, Yes, "`bearer` in lower case" =>
             edit([("token_type", "bearer".into())]);
-        "wrong-resource", ALL_BUT_ENTRA, No, "a genuine token for another resource, which is named" =>
+        "wrong-resource", ALL_BUT_ENTRA, No,
+            "a genuine token for another resource, which is named" =>
             FaultKind::OtherResource { resource: ELSEWHERE.to_owned() };
         "resource-renamed", ALL_BUT_ENTRA, No, "the right token, another resource named" =>
             edit([("resource", ELSEWHERE.into())]);
@@ -121,18 +122,22 @@ pub(super) fn spellings() -> Vec<Mode> {
             within("-1".into());
         "expires-in-words", WITH_EXPIRES_IN, No, "`expires_in` alone, and it is `soon`" =>
             within("soon".into());
-        "expires-in-overflow", WITH_EXPIRES_IN, No, "`expires_in` alone, and it is a number of 20 digits" =>
+        "expires-in-overflow", WITH_EXPIRES_IN, No,
+            "`expires_in` alone, and it is a number of 20 digits" =>
             within("99999999999999999999".into());
         "expires-on-past", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is an hour of 2001" =>
             on("1000000000".into());
         "expires-on-zero", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is 0" => on("0".into());
         "expires-on-negative", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is -1" =>
             on("-1".into());
-        "expires-on-far", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is the last second of 9999" =>
+        "expires-on-far", ALL_BUT_ENTRA, No,
+            "`expires_on` alone, and it is the last second of 9999" =>
             on("253402300799".into());
-        "expires-on-overflow", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is a number of 20 digits" =>
+        "expires-on-overflow", ALL_BUT_ENTRA, No,
+            "`expires_on` alone, and it is a number of 20 digits" =>
             on("99999999999999999999".into());
-        "expires-on-exponent", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is a number with an exponent" =>
+        "expires-on-exponent", ALL_BUT_ENTRA, No,
+            "`expires_on` alone, and it is a number with an exponent" =>
             on("4e9".into());
         "expires-on-words", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is `tomorrow`" =>
             on("tomorrow".into());
@@ -142,21 +147,29 @@ pub(super) fn spellings() -> Vec<Mode> {
             on(true.into());
         "expires-on-list", ALL_BUT_ENTRA, No, "`expires_on` alone, and it is a list" =>
             on(json!([4_102_444_800_u64]));
-        "expires-on-ms", ALL_BUT_ENTRA, No, "`expires_on` alone, right but in another spelling: milliseconds" =>
+        "expires-on-ms", ALL_BUT_ENTRA, No,
+            "`expires_on` alone, right but in another spelling: milliseconds" =>
             spelled(ExpirySpelling::Milliseconds);
-        "expires-on-hex", ALL_BUT_ENTRA, No, "`expires_on` alone, right but in another spelling: hexadecimal" =>
+        "expires-on-hex", ALL_BUT_ENTRA, No,
+            "`expires_on` alone, right but in another spelling: hexadecimal" =>
             spelled(ExpirySpelling::Hex);
-        "expires-on-number", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: a number" =>
+        "expires-on-number", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: a number" =>
             spelled(ExpirySpelling::Number);
-        "expires-on-float", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: a number with a fraction" =>
+        "expires-on-float", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: a number with a fraction" =>
             spelled(ExpirySpelling::Float);
-        "expires-on-float-text", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: a fraction as text" =>
+        "expires-on-float-text", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: a fraction as text" =>
             spelled(ExpirySpelling::FloatText);
-        "expires-on-spaced", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: seconds between spaces" =>
+        "expires-on-spaced", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: seconds between spaces" =>
             spelled(ExpirySpelling::Spaced);
-        "expires-on-iso", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: an ISO 8601 date" =>
+        "expires-on-iso", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: an ISO 8601 date" =>
             spelled(ExpirySpelling::Iso8601);
-        "expires-on-us-date", ALL_BUT_ENTRA, Either, "`expires_on` alone, right but in another spelling: an American date" =>
+        "expires-on-us-date", ALL_BUT_ENTRA, Either,
+            "`expires_on` alone, right but in another spelling: an American date" =>
             spelled(ExpirySpelling::UsDate);
     }
 }

@@ -12,6 +12,8 @@ mod members;
 mod statuses;
 #[cfg(test)]
 mod wire;
+#[cfg(test)]
+mod wire_table;
 
 use std::sync::LazyLock;
 
@@ -237,7 +239,7 @@ impl Mode {
 
 /// The catalogue as a table for people.
 #[must_use]
-pub fn table() -> String {
+pub fn mode_table() -> String {
     let mut text = String::new();
     let mut group = None;
     for mode in modes() {
@@ -364,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_list_has_every_mode_with_its_verdict() {
-        let table = table();
+        let table = mode_table();
         for mode in modes() {
             let row = table.lines().find(|line| {
                 let mut words = line.split_whitespace();
