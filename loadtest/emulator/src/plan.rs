@@ -394,6 +394,12 @@ mod tests {
     }
 
     #[test]
+    fn a_mode_that_is_set_again_gives_way_to_itself() {
+        let mut plan = plan(&[Planned::new("hang").times(5), Planned::new("hang").times(2)]);
+        assert_eq!(plan.planned(steady()), [Planned::new("hang").times(2)]);
+    }
+
+    #[test]
     fn shares_are_kept_and_repeat_with_the_seed() {
         let shares = [
             Planned::new("status-500").share(0.25),

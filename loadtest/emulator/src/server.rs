@@ -129,8 +129,10 @@ async fn serve_connection(
             reading.await
         } else {
             tokio::select! {
-                read = reading => read,
+                // A request that comes after a fault of connecting was set is too late.
+                biased;
                 () = door::closing_time(world, door_state) => return Ok(()),
+                read = reading => read,
             }
         };
         let request = match read {

@@ -377,5 +377,9 @@ mod tests {
         let refused = [(); 4].map(|()| weather.refuse(now));
         assert_eq!(refused, [None, None, Some(503), Some(503)]);
         assert_eq!(weather.refuse(now + Duration::from_millis(500)), None);
+        // What was not asked for is not saved up beyond a second's worth.
+        let later = now + Duration::from_secs(100);
+        let refused = [(); 3].map(|()| weather.refuse(later));
+        assert_eq!(refused, [None, None, Some(503)]);
     }
 }

@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use foretoken_emulator::Scenario;
+
 const README: &str = include_str!("../README.md");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_foretoken-emulator");
 
@@ -24,6 +26,14 @@ fn the_readme_shows_the_examples_as_they_are() {
             example.lines().next().unwrap_or_default()
         );
     }
+}
+
+#[test]
+fn the_scenario_in_the_readme_can_be_read() {
+    let from = README.find("name = \"outage\"").unwrap();
+    let (text, _) = README[from..].split_once("```").unwrap();
+    let scenario = Scenario::from_toml(text);
+    assert_eq!(scenario.map(|it| it.phases.len()), Ok(2));
 }
 
 #[test]
