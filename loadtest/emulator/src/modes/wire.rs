@@ -389,6 +389,15 @@ fn modes_apply_to_the_kinds_that_they_name_and_spoil_them() {
             }
             let set = emulator.set_mode(Planned::new(name));
             assert_eq!(set.is_ok(), named, "{} {name}", kind.name());
+            if let Some(crate::FaultKind::Edit { members }) = mode.fault(&kind) {
+                let mut told = members.iter().filter(|(_, value)| !value.is_null());
+                let in_place = told.all(|(member, _)| right.contains(member));
+                assert!(
+                    in_place,
+                    "{} has nothing for {name} to replace",
+                    kind.name()
+                );
+            }
             let changes_members =
                 matches!(mode.group(), crate::Group::Member | crate::Group::Expiry)
                     && name.starts_with("no-");
