@@ -10,6 +10,10 @@ use super::schedule::Jitter;
 use crate::clock::UnixMs;
 use crate::upstream::{Class, FetchError};
 
+/// What a key is called for as long as the process runs: its id ends when it is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyName(pub u64);
+
 /// Whether so many troubles in a row, with so many keys, open the breaker.
 pub type Trips = fn(u32, usize) -> bool;
 
@@ -81,7 +85,7 @@ pub struct Breaker {
     /// In a row.
     troubles: u32,
     /// Whose the last of them were, each once, the newest last.
-    suspects: VecDeque<u64>,
+    suspects: VecDeque<KeyName>,
     /// One of them was about the upstream itself.
     all: bool,
     /// The wait before the last probe.
@@ -100,7 +104,7 @@ enum State {
         well_at: UnixMs,
     },
     /// This key's call is the probe.
-    Probing(u64),
+    Probing(KeyName),
 }
 
 impl Breaker {
@@ -134,7 +138,13 @@ impl Breaker {
     }
 
     /// A call ended in trouble; `true` if that opened the breaker, or a probe was in vain.
-    pub fn trouble(&mut self, now: UnixMs, name: u64, error: &FetchError, jitter: Jitter) -> bool {
+    pub fn trouble(
+        &mut self,
+        now: UnixMs,
+        name: KeyName,
+        error: &FetchError,
+        jitter: Jitter,
+    ) -> bool {
         self.troubles = self.troubles.saturating_add(1);
         self.all |= concerns_all(error.class);
         self.suspects.retain(|suspect| *suspect != name);
@@ -173,7 +183,7 @@ impl Breaker {
 
     /// A call was not made after all, or its end says nothing: if it was the probe, the next call
     /// is.
-    pub fn withdrawn(&mut self, now: UnixMs, name: u64) {
+    pub fn withdrawn(&mut self, now: UnixMs, name: KeyName) {
         if self.state == State::Probing(name) {
             self.state = State::Open {
                 probe_at: now,
@@ -184,7 +194,7 @@ impl Breaker {
 
     /// From when a call for this key may start, `now` at the earliest; `None` while one probes.
     #[must_use]
-    pub fn free_at(&self, now: UnixMs, name: u64) -> Option<UnixMs> {
+    pub fn free_at(&self, now: UnixMs, name: KeyName) -> Option<UnixMs> {
         match self.state {
             State::Closed => Some(now),
             State::Open { well_at, .. } if !self.suspects(name) => Some(well_at.max(now)),
@@ -194,7 +204,7 @@ impl Breaker {
     }
 
     /// A call that it allows has started.
-    pub fn started(&mut self, name: u64) {
+    pub fn started(&mut self, name: KeyName) {
         if self.state != State::Closed {
             self.state = State::Probing(name);
         }
@@ -203,7 +213,7 @@ impl Breaker {
     /// Whether another key had better probe, if one is waiting: this one failed lately, which may be
     /// its own fault.
     #[must_use]
-    pub fn suspects(&self, name: u64) -> bool {
+    pub fn suspects(&self, name: KeyName) -> bool {
         self.state != State::Closed && self.suspects.contains(&name)
     }
 
@@ -243,10 +253,10 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in 1..=4 {
-            assert!(!breaker.trouble(UnixMs(0), id, &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0));
         }
         assert!(breaker.is_closed());
-        assert!(breaker.trouble(UnixMs(0), 5, &error, 0.0));
+        assert!(breaker.trouble(UnixMs(0), KeyName(5), &error, 0.0));
         let at = breaker.probe_at().expect("open");
         (breaker, at)
     }
@@ -257,13 +267,13 @@ mod tests {
         let error = FetchError::of(Class::Timeout);
         for round in 0..10 {
             for id in 0..4 {
-                assert!(!breaker.trouble(UnixMs(round), id, &error, 0.5));
+                assert!(!breaker.trouble(UnixMs(round), KeyName(id), &error, 0.5));
             }
             breaker.alive();
         }
         let (breaker, at) = open();
-        assert_eq!(breaker.free_at(UnixMs(1), 1), Some(at));
-        assert_eq!(breaker.free_at(at, 1), Some(at));
+        assert_eq!(breaker.free_at(UnixMs(1), KeyName(1)), Some(at));
+        assert_eq!(breaker.free_at(at, KeyName(1)), Some(at));
         assert_eq!((at, breaker.as_str()), (UnixMs(1000), "open"));
     }
 
@@ -272,22 +282,30 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in [1, 2].repeat(50) {
-            assert!(!breaker.trouble(UnixMs(0), id, &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0));
         }
-        assert!(!breaker.suspects(1), "it waits for nobody while calls flow");
-        assert!(breaker.trouble(UnixMs(0), 3, &error, 0.0));
+        assert!(
+            !breaker.suspects(KeyName(1)),
+            "it waits for nobody while calls flow"
+        );
+        assert!(breaker.trouble(UnixMs(0), KeyName(3), &error, 0.0));
         for class in [Class::Unreachable, Class::Updating, Class::Untrusted] {
             let mut breaker = Breaker::new(trips);
             let error = FetchError::of(class);
-            let opened = (0..5).filter(|_| breaker.trouble(UnixMs(0), 1, &error, 0.0));
+            let opened = (0..5).filter(|_| breaker.trouble(UnixMs(0), KeyName(1), &error, 0.0));
             assert_eq!(opened.count(), 1, "{class:?}");
         }
         // A sign of life takes that back.
         let mut breaker = Breaker::new(trips);
-        breaker.trouble(UnixMs(0), 1, &FetchError::of(Class::Unreachable), 0.0);
+        breaker.trouble(
+            UnixMs(0),
+            KeyName(1),
+            &FetchError::of(Class::Unreachable),
+            0.0,
+        );
         breaker.alive();
         for _ in 0..9 {
-            assert!(!breaker.trouble(UnixMs(0), 1, &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), KeyName(1), &error, 0.0));
         }
     }
 
@@ -296,42 +314,44 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in (1..=17).chain([2]) {
-            breaker.trouble(UnixMs(0), id, &error, 0.0);
+            breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0);
         }
-        let suspects = (0..20).filter(|id| breaker.suspects(*id));
+        let suspects = (0..20).filter(|id| breaker.suspects(KeyName(*id)));
         assert!(suspects.eq(2..=17));
-        breaker.trouble(UnixMs(0), 18, &error, 0.0);
+        breaker.trouble(UnixMs(0), KeyName(18), &error, 0.0);
         assert!(
-            breaker.suspects(2) && !breaker.suspects(3),
+            breaker.suspects(KeyName(2)) && !breaker.suspects(KeyName(3)),
             "the newest stay"
         );
         breaker.alive();
-        assert!((0..20).all(|id| !breaker.suspects(id)));
+        assert!((0..20).all(|id| !breaker.suspects(KeyName(id))));
     }
 
     #[test]
     fn one_call_probes_and_its_end_decides() {
         let (mut breaker, at) = open();
-        breaker.started(7);
-        assert!(breaker.free_at(at.plus(100_000), 1).is_none() && breaker.probe_at().is_none());
+        breaker.started(KeyName(7));
+        assert!(
+            breaker.free_at(at.plus(100_000), KeyName(1)).is_none() && breaker.probe_at().is_none()
+        );
         let error = FetchError::of(Class::Timeout);
-        assert!(!breaker.trouble(at, 3, &error, 0.0), "a straggler");
+        assert!(!breaker.trouble(at, KeyName(3), &error, 0.0), "a straggler");
         assert_eq!(breaker.as_str(), "probing");
-        assert!(breaker.trouble(at, 7, &error, 0.0));
+        assert!(breaker.trouble(at, KeyName(7), &error, 0.0));
         assert_eq!(breaker.as_str(), "open");
         let next = breaker.probe_at().expect("open");
-        breaker.started(8);
-        breaker.withdrawn(next, 9);
+        breaker.started(KeyName(8));
+        breaker.withdrawn(next, KeyName(9));
         assert_eq!(breaker.as_str(), "probing", "somebody else's");
-        breaker.withdrawn(next, 8);
+        breaker.withdrawn(next, KeyName(8));
         assert_eq!(
-            breaker.free_at(next, 7),
+            breaker.free_at(next, KeyName(7)),
             Some(next),
             "the next call is the probe"
         );
-        breaker.started(9);
+        breaker.started(KeyName(9));
         breaker.alive();
-        assert!(breaker.is_closed() && breaker.free_at(next, 7) == Some(next));
+        assert!(breaker.is_closed() && breaker.free_at(next, KeyName(7)) == Some(next));
     }
 
     #[test]
@@ -339,8 +359,13 @@ mod tests {
         for jitter in [0.0, 0.5, 0.999_999] {
             let (mut breaker, mut at) = open();
             for round in 0..20 {
-                breaker.started(7);
-                assert!(breaker.trouble(at, 7, &FetchError::of(Class::Unreachable), jitter));
+                breaker.started(KeyName(7));
+                assert!(breaker.trouble(
+                    at,
+                    KeyName(7),
+                    &FetchError::of(Class::Unreachable),
+                    jitter
+                ));
                 let next = breaker.probe_at().expect("open");
                 let wait = next.since(at);
                 assert!((1000..=15_000).contains(&wait), "{wait}");
@@ -353,25 +378,25 @@ mod tests {
     #[test]
     fn the_upstream_may_ask_for_more_and_an_update_takes_steps_of_ten_seconds() {
         let (mut breaker, at) = open();
-        breaker.started(7);
+        breaker.started(KeyName(7));
         let error = FetchError {
             retry_after: Some(Duration::from_secs(40)),
             ..FetchError::of(Class::ServerError)
         };
-        breaker.trouble(at, 7, &error, 0.5);
+        breaker.trouble(at, KeyName(7), &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(40_000)));
         let at = at.plus(40_000);
-        breaker.started(7);
-        breaker.trouble(at, 7, &FetchError::of(Class::Updating), 0.5);
+        breaker.started(KeyName(7));
+        breaker.trouble(at, KeyName(7), &FetchError::of(Class::Updating), 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(10_000)));
         // Whatever it asks, an update is over within 70 s.
         let at = at.plus(10_000);
-        breaker.started(7);
+        breaker.started(KeyName(7));
         let error = FetchError {
             retry_after: Some(Duration::from_mins(2)),
             ..FetchError::of(Class::Updating)
         };
-        breaker.trouble(at, 7, &error, 0.5);
+        breaker.trouble(at, KeyName(7), &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(70_000)));
     }
 
@@ -381,8 +406,8 @@ mod tests {
         let error = FetchError::of(Class::Unreachable);
         let mut at = UnixMs(0);
         for round in 0..30 {
-            breaker.started(1);
-            if breaker.trouble(at, 1, &error, 0.9) {
+            breaker.started(KeyName(1));
+            if breaker.trouble(at, KeyName(1), &error, 0.9) {
                 let next = breaker.probe_at().expect("open");
                 assert!((10..=150).contains(&next.since(at)), "{round}");
                 at = next;
@@ -396,32 +421,32 @@ mod tests {
         let error = FetchError::of(Class::ServerError);
         let (mut breaker, mut at) = open();
         for _ in 0..10 {
-            breaker.started(1);
-            breaker.trouble(at, 1, &error, 0.9);
+            breaker.started(KeyName(1));
+            breaker.trouble(at, KeyName(1), &error, 0.9);
             at = breaker.probe_at().expect("open");
         }
-        breaker.started(1);
-        breaker.trouble(at, 1, &error, 0.9);
+        breaker.started(KeyName(1));
+        breaker.trouble(at, KeyName(1), &error, 0.9);
         let later = breaker.probe_at().expect("open");
         assert!(later.since(at) > 10_000);
-        assert_eq!(breaker.free_at(at, 1), Some(later));
-        assert_eq!(breaker.free_at(at, 77), Some(at.plus(1000)));
+        assert_eq!(breaker.free_at(at, KeyName(1)), Some(later));
+        assert_eq!(breaker.free_at(at, KeyName(77)), Some(at.plus(1000)));
         // Once many have failed, or it concerns all, or a wait is asked for, nobody goes before.
         for id in 10..30 {
-            breaker.trouble(at, id, &error, 0.9);
+            breaker.trouble(at, KeyName(id), &error, 0.9);
         }
-        breaker.started(1);
-        breaker.trouble(at, 1, &error, 0.9);
-        assert_eq!(breaker.free_at(at, 77), breaker.probe_at());
+        breaker.started(KeyName(1));
+        breaker.trouble(at, KeyName(1), &error, 0.9);
+        assert_eq!(breaker.free_at(at, KeyName(77)), breaker.probe_at());
         let asked = FetchError {
             retry_after: Some(Duration::from_secs(9)),
             ..FetchError::of(Class::ServerError)
         };
         for error in [FetchError::of(Class::Unreachable), asked] {
             let (mut breaker, at) = open();
-            breaker.started(1);
-            breaker.trouble(at, 1, &error, 0.9);
-            assert_eq!(breaker.free_at(at, 77), breaker.probe_at());
+            breaker.started(KeyName(1));
+            breaker.trouble(at, KeyName(1), &error, 0.9);
+            assert_eq!(breaker.free_at(at, KeyName(77)), breaker.probe_at());
         }
     }
 }

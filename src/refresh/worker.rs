@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::{MAX_NEGATIVE_MS, asked_ms};
-use super::breaker::{self, Breaker, Health};
+use super::breaker::{self, Breaker, Health, KeyName};
 use super::budget::Budget;
 use super::rules::Rules;
 use super::schedule;
@@ -87,7 +87,7 @@ pub enum Event {
     Restored(KeyId, Lifetime, UnixMs),
     /// Callers wait for a key, of this name: it keeps that when it has been forgotten and comes back
     /// by another id. `true` if a caller has no use for the token that is there.
-    Demanded(KeyId, u64, bool),
+    Demanded(KeyId, KeyName, bool),
     /// An operator wants it renewed.
     Renew(KeyId),
     /// A key was hit, last at this time.
@@ -211,7 +211,7 @@ enum Phase {
 #[derive(Debug)]
 struct Key {
     /// By which the breaker knows it.
-    name: u64,
+    name: KeyName,
     phase: Phase,
     lifetime: Option<Lifetime>,
     timer: Option<UnixMs>,
@@ -279,7 +279,7 @@ impl Worker {
         match event {
             Event::Restored(id, lifetime, last_used) => self.restored(id, lifetime, last_used),
             Event::Demanded(id, name, forced) => {
-                let key = self.keys.entry(id).or_insert_with(|| Key::new(id, now));
+                let key = self.keys.entry(id).or_insert_with(|| Key::new(name, now));
                 key.name = name;
                 self.demanded(now, id, forced, &mut actions);
             }
@@ -339,7 +339,7 @@ impl Worker {
 
     fn restored(&mut self, id: KeyId, lifetime: Lifetime, last_used: UnixMs) {
         let due = self.due_at(&lifetime);
-        let mut key = Key::new(id, last_used);
+        let mut key = Key::new(KeyName(id), last_used);
         key.lifetime = Some(lifetime);
         key.last = LastResult::Restored;
         self.keys.insert(id, key);
@@ -715,7 +715,7 @@ impl Worker {
         while let Some(ticket) = self.next_in_line() {
             let free = self
                 .breaker
-                .free_at(now, ticket.2)
+                .free_at(now, self.name(ticket.2))
                 .is_some_and(|at| at <= now);
             if !free || !self.budget.start(now) {
                 break;
@@ -747,8 +747,8 @@ impl Worker {
         new.or_else(|| self.queue.first()).copied()
     }
 
-    fn name(&self, id: KeyId) -> u64 {
-        self.keys.get(&id).map_or(id, |key| key.name)
+    fn name(&self, id: KeyId) -> KeyName {
+        self.keys.get(&id).map_or(KeyName(id), |key| key.name)
     }
 
     fn enqueue(&mut self, now: UnixMs, id: KeyId, rank: Rank, order: u64) {
@@ -798,7 +798,7 @@ fn delayed(error: &FetchError, wait_ms: u64) -> Arc<FetchError> {
 }
 
 impl Key {
-    fn new(name: u64, last_used: UnixMs) -> Self {
+    fn new(name: KeyName, last_used: UnixMs) -> Self {
         Self {
             name,
             phase: Phase::Resting,

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use super::breaker::KeyName;
 use super::runway::{self, Runways};
 use super::worker::{Action, Event, LastResult, Settings, Step, Worker};
 use crate::cache::{Cache, Entry, KeyId, Leader, PurgeTicket, Slot, is_expired};
@@ -279,7 +280,7 @@ impl Writer {
         held.last_used = now;
         held.leader = Some(leader);
         let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
-        let name = self.names.hash_one(held.slot.key());
+        let name = KeyName(self.names.hash_one(held.slot.key()));
         let step = self.worker.step(now, Event::Demanded(id, name, forced));
         self.perform(now, step)
     }

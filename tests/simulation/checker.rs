@@ -135,6 +135,8 @@ pub struct Checker {
     pub ahead_ms: u64,
     /// And how far earlier.
     pub behind_ms: u64,
+    /// When that last changed.
+    moved_at: Option<UnixMs>,
     /// When a call was last forced for any key.
     forced_at: Option<UnixMs>,
     /// After this time of health nobody waits for a key in use.
@@ -167,6 +169,7 @@ impl Checker {
             excused_until: start.plus(recovery_ms),
             ahead_ms: 0,
             behind_ms: 0,
+            moved_at: None,
             forced_at: None,
             recovery_ms,
         }
@@ -373,6 +376,7 @@ impl Checker {
     pub fn clock_shows(&mut self, time: UnixMs) {
         let before = self.process_time();
         if time != before {
+            self.moved_at = Some(self.now);
             self.forget_forced();
         }
         if time < before {
@@ -413,12 +417,14 @@ impl Checker {
         self.holds(!double, "I3 one call a key", |_| {
             format!("a second one for key {key}")
         });
-        let paused = failed.is_none_or(|(at, _)| now.since(at) >= 20);
+        // By the process's clock, which may have moved since.
+        let moved = self.moved_at;
+        let paused = failed.is_none_or(|(at, _)| now.since(at) >= 20 || moved >= Some(at));
         self.holds(paused, "U-3 a pause after each failure", |_| {
             format!("key {key} is called again after {failed:?}")
         });
         let silence = self.silence;
-        self.holds(now >= silence, "U-5 Retry-After is kept", |_| {
+        self.holds(now >= silence, "U-5 a pause after each 429", |_| {
             format!("key {key} is called, silence was asked for until {silence:?}")
         });
     }
@@ -458,8 +464,9 @@ impl Checker {
                 }
                 if error.class == Class::Throttled {
                     self.throttled = Some(now);
+                    // Two seconds are kept unasked.
                     let asked = error.retry_after.map_or(0, |wait| wait.as_secs() * 1000);
-                    self.silence = self.silence.max(now.plus(asked));
+                    self.silence = self.silence.max(now.plus(asked.max(2000)));
                 }
                 let alive = self.alive;
                 let asked = error.retry_after.map_or(0, |wait| wait.as_secs() * 1000);

@@ -31,7 +31,9 @@ fn error(class: Class, retry_after_s: Option<u64>) -> FetchError {
 }
 
 fn demand(worker: &mut Worker, now: UnixMs, id: KeyId) -> Vec<Action> {
-    worker.step(now, Event::Demanded(id, id, false)).actions
+    worker
+        .step(now, Event::Demanded(id, KeyName(id), false))
+        .actions
 }
 
 fn fail(worker: &mut Worker, now: UnixMs, id: KeyId, class: Class) -> Vec<Action> {
@@ -308,7 +310,7 @@ fn the_line_is_urgent_then_known_callers_then_ahead_then_new_then_forced() {
     worker.set_timer(3, None);
     assert!(is_called(&demand(&mut worker, now.minus(1), 9), 9) || worker.in_flight() == 1);
     worker.calls = 1;
-    worker.step(now, Event::Demanded(4, 4, true));
+    worker.step(now, Event::Demanded(4, KeyName(4), true));
     demand(&mut worker, now, 8);
     demand(&mut worker, now, 3);
     let first = worker.queue.first().map(|ticket| ticket.2);
@@ -324,7 +326,7 @@ fn while_others_wait_every_third_call_is_for_a_new_key_and_forced_ones_have_no_s
     for id in 1..=10 {
         worker.keys.get_mut(&id).expect("restored").last_used = now;
     }
-    worker.step(START.plus(1), Event::Demanded(99, 99, false));
+    worker.step(START.plus(1), Event::Demanded(99, KeyName(99), false));
     worker.step(now, Event::Woken);
     for id in 50..54 {
         demand(&mut worker, now, id);
@@ -340,8 +342,8 @@ fn while_others_wait_every_third_call_is_for_a_new_key_and_forced_ones_have_no_s
     for id in 1..=10 {
         worker.keys.get_mut(&id).expect("restored").last_used = now;
     }
-    worker.step(START.plus(1), Event::Demanded(99, 99, false));
-    worker.step(now, Event::Demanded(60, 60, true));
+    worker.step(START.plus(1), Event::Demanded(99, KeyName(99), false));
+    worker.step(now, Event::Demanded(60, KeyName(60), true));
     let order = self::order(&mut worker, now, 99, 11);
     assert_eq!(order.last(), Some(&60), "forced ones are last: {order:?}");
 }
@@ -518,7 +520,7 @@ fn a_forced_call_that_waits_in_line_goes_as_a_renewal_once_that_is_due() {
     let mut worker = stocked([(1, 0)]);
     let (early, due) = (START.plus(60_000), START.plus(HOUR_MS / 2));
     demand(&mut worker, early, 100);
-    worker.step(early, Event::Demanded(1, 1, true));
+    worker.step(early, Event::Demanded(1, KeyName(1), true));
     // New keys take what there is, and come before what is forced.
     let mut busy = 100;
     let mut now = early;
@@ -580,7 +582,9 @@ fn a_key_without_a_token_is_known_again_when_it_fails_again() {
     let (mut now, name) = (START, 7);
     // Its refusal is forgotten each time, and it comes back by another id.
     for id in 1..=20 {
-        let actions = worker.step(now, Event::Demanded(id, name, false)).actions;
+        let actions = worker
+            .step(now, Event::Demanded(id, KeyName(name), false))
+            .actions;
         assert!(is_called(&actions, id));
         fail(&mut worker, now.plus(10), id, Class::ServerError);
         now = now.plus(6000);
@@ -588,4 +592,17 @@ fn a_key_without_a_token_is_known_again_when_it_fails_again() {
         assert!(actions.contains(&Action::Retire(id)));
         assert_eq!(worker.breaker(), "closed");
     }
+}
+
+#[test]
+fn a_key_that_failed_does_not_probe_early_by_another_id() {
+    let mut worker = worker(10);
+    let (_, probe_at) = trip(&mut worker, START);
+    assert!(is_called(&demand(&mut worker, probe_at, 200), 200));
+    fail(&mut worker, probe_at, 200, Class::ServerError);
+    let early = probe_at.plus(1000);
+    assert!(worker.breaker.probe_at() > Some(early));
+    let again = Event::Demanded(300, KeyName(101), false);
+    assert!(refusal(&worker.step(early, again).actions, 300).is_some());
+    assert!(is_called(&demand(&mut worker, early, 301), 301));
 }
