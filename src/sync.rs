@@ -1,13 +1,19 @@
-//! The atomics, locks and wakers that `cache/slot.rs` and `cache/flight.rs` are built from.
+//! The atomics, locks and wakers that `cache/slot.rs`, `cache/flight.rs` and the clock are built from.
 //!
 //! The cargo feature `loom` points them at loom's models of the same types, so that the code the
 //! models explore is the code that ships.
 
 #[cfg(not(feature = "loom"))]
-pub use std::sync::{Mutex, MutexGuard, atomic::AtomicU64, atomic::Ordering};
+pub use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
 #[cfg(feature = "loom")]
-pub use loom::sync::{Mutex, MutexGuard, atomic::AtomicU64, atomic::Ordering};
+pub use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
 pub use std::task::Waker;
 

@@ -176,7 +176,9 @@ fn rooms_import_only_rooms_below_them() {
             let own = other == room;
             // The command line is the outer layer of the same number as the process it starts.
             let outer = room == "cli" && other == "app";
-            if !own && !outer && other_number >= number {
+            // The floor of the house: the clock stands on it too.
+            let floor = room != "sync" && other == "sync";
+            if !own && !outer && !floor && other_number >= number {
                 wrong.push(format!("{} imports {other}", source.path));
             }
         }

@@ -119,6 +119,7 @@ impl App {
             max_per_second: settings.upstream.max_per_second,
             outage_to_survive_ms: settings.refresh.outage_to_survive_ms,
             max_negatives: settings.refresh.max_negatives,
+            time_scale: settings.refresh.time_scale,
             rules: refresh::Rules::default(),
             seed: fastrand::u64(..),
         };

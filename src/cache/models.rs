@@ -9,6 +9,8 @@ use loom::thread;
 
 use super::fixtures::{entry, slot};
 use super::{Joined, Landing, Leader, Slot, Waiter};
+use crate::clock::UnixMs;
+use crate::sync::{AtomicU64, Ordering};
 use crate::upstream::{Class, FetchError};
 
 fn join(slot: &Arc<Slot>) -> Option<(Waiter, Option<Leader>)> {
@@ -136,5 +138,58 @@ fn x6_two_callers_make_one_leader() {
         slot.publish(entry(&slot, 1));
         assert!(matches!(block_on(mine), Landing::Arrived));
         assert!(matches!(block_on(theirs), Landing::Arrived));
+    });
+}
+
+#[test]
+fn x6_two_refreshers_and_a_shutdown_leave_one_leader_at_a_time_and_a_free_slot() {
+    loom::model(|| {
+        let slot = slot();
+        let leaders = Arc::new(AtomicU64::new(0));
+        let refreshers = [(); 2].map(|()| {
+            let (slot, leaders) = (Arc::clone(&slot), Arc::clone(&leaders));
+            thread::spawn(move || {
+                let Some(leader) = slot.lead() else {
+                    return;
+                };
+                assert_eq!(leaders.fetch_add(1, Ordering::Relaxed), 0);
+                leaders.fetch_sub(1, Ordering::Relaxed);
+                // As a thread that stops drops what it holds.
+                drop(leader);
+            })
+        });
+        // Behind either of them, or after both.
+        let (waiter, leader) = join(&slot).unwrap();
+        drop(leader);
+        assert!(matches!(block_on(waiter), Landing::Lost));
+        refreshers.into_iter().for_each(|it| it.join().unwrap());
+        assert!(slot.lead().is_some());
+    });
+}
+
+#[test]
+fn x4_a_forced_flight_that_fails_reaches_every_waiter_and_leaves_the_entry() {
+    loom::model(|| {
+        let slot = slot();
+        slot.publish(entry(&slot, 1));
+        let now = UnixMs(1_000_000);
+        let (first, leader) = slot.join_forced(now, || true).unwrap();
+        let other = {
+            let slot = Arc::clone(&slot);
+            thread::spawn(move || {
+                // Joins the flight, or comes after it and has to do with what is there.
+                if let Some((waiter, leader)) = slot.join_forced(now, || true) {
+                    assert!(leader.is_none(), "two calls forced in one minute");
+                    assert!(matches!(block_on(waiter), Landing::Failed(_)));
+                }
+                assert!(slot.is_current(1));
+            })
+        };
+        slot.fail(&Arc::new(FetchError::of(Class::Timeout)));
+        drop(leader);
+        assert!(matches!(block_on(first), Landing::Failed(_)));
+        other.join().unwrap();
+        assert!(slot.entry().is_some() && slot.is_current(1));
+        assert!(join(&slot).unwrap().1.is_some());
     });
 }

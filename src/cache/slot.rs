@@ -389,6 +389,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_s_next_call_is_forced_a_minute_after_its_last_and_not_sooner() {
+        let slot = slot();
+        slot.publish(entry(&slot, 1));
+        let first = UnixMs(1_767_225_600_000);
+        let force = |now| slot.join_forced(now, || true);
+        let (_, leader) = force(first).expect("the first");
+        assert!(leader.is_some_and(|it| it.is_forced()));
+        for early_ms in [0, 1000, 59_999] {
+            let taken = || panic!("the pause that all keys share is not touched");
+            let found = slot.join_forced(first.plus(early_ms), taken);
+            assert!(found.is_none(), "{early_ms}");
+        }
+        let (_waiter, leader) = force(first.plus(60_000)).expect("a minute has passed");
+        // It counts from the last that began; who comes meanwhile joins it.
+        let (_, follower) = force(first.plus(60_001)).expect("a flight to join");
+        assert!(leader.is_some() && follower.is_none());
+        drop(leader);
+        assert!(force(first.plus(119_999)).is_none());
+        assert!(force(first.plus(120_000)).is_some());
+    }
+
+    #[test]
     fn seats_are_given_back() {
         let slot = slot();
         let (_waiter, _leader) = waiting(&slot);

@@ -243,6 +243,8 @@ impl Anchor {
     pub fn remember(&mut self, newest: UnixMs, boot: Boot) -> Option<News> {
         let by_ms = difference(newest.0, self.now(boot).0);
         if by_ms <= MAX_BELIEVED_MS {
+            // Minutes may be what the timeline was ahead of the wall clock, by the upstream's.
+            self.offset = self.offset.saturating_add(by_ms.max(0));
             return None;
         }
         self.doubt(difference(newest.0, boot.0), boot);

@@ -10,15 +10,19 @@
 //! Rules elsewhere take the time as an argument; tests use clocks that they crank by hand.
 
 pub mod anchor;
+#[cfg(all(test, feature = "loom"))]
+mod models;
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::time::{ClockId, clock_gettime};
 
 pub use anchor::News;
 use anchor::{Anchor, Dated, MAX_IGNORED_MS, Reading, State, at, difference};
+
+use crate::sync::{AtomicI64, Mutex, MutexGuard, Ordering, lock};
 
 /// A point in time: milliseconds since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -264,8 +268,7 @@ impl Clock {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        let known = self.0.anchor.lock();
-        known.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.anchor)
     }
 }
 
@@ -317,7 +320,7 @@ fn read(id: ClockId) -> u64 {
     secs.saturating_mul(1000).saturating_add(nanos / 1_000_000)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 

@@ -32,6 +32,8 @@ const WORKERS_LIMITS: RangeInclusive<usize> = 1..=256;
 const MAX_KEYS_LIMITS: RangeInclusive<usize> = 100..=1_000_000;
 const MAX_WAITERS_LIMITS: RangeInclusive<usize> = 100..=1_000_000;
 const MAX_NEGATIVES_LIMITS: RangeInclusive<usize> = 10..=1_000_000;
+/// Of `refresh.time_scale`.
+const TIME_SCALES: RangeInclusive<usize> = 1..=1000;
 
 /// What a configuration means, or everything that is wrong with it.
 pub(super) fn check(
@@ -99,7 +101,8 @@ impl Check<'_> {
         let clients = self.clients(&document.tables("client").unwrap_or_default());
         let admin = self.admin(&document.table("admin"));
         let upstream = self.upstream(&document.table("upstream"));
-        let outage = self.outage_to_survive(&document.table("refresh"));
+        let refresh = document.table("refresh");
+        let (outage, time_scale) = (self.outage_to_survive(&refresh), self.time_scale(&refresh));
         let limits = self.limits(&document.table("limits"));
         let store = self.store(&document.table("store"));
         let workers = self.workers(&server, cpus);
@@ -117,6 +120,7 @@ impl Check<'_> {
             refresh: refresh::Options {
                 outage_to_survive_ms: outage?,
                 max_negatives,
+                time_scale: time_scale?,
             },
             limits,
             store: store?,
@@ -151,6 +155,13 @@ impl Check<'_> {
         let default = fixed(refresh::Options::default().outage_to_survive_ms);
         let name = "refresh.outage_to_survive";
         Some(self.option(name, typed, value::outage, default)?.value)
+    }
+
+    fn time_scale(&mut self, table: &Table<'_>) -> Option<u64> {
+        let typed = table.integer("time_scale");
+        let meaning = |typed: &_| value::number(typed, &TIME_SCALES);
+        let scale = self.option("refresh.time_scale", typed, meaning, fixed(1))?;
+        u64::try_from(scale.value).ok()
     }
 
     fn limits(&mut self, table: &Table<'_>) -> Option<(cache::Limits, usize)> {

@@ -159,6 +159,7 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
             "refresh.outage_to_survive",
             format!("{:?}", outage_name(refresh.outage_to_survive_ms)),
         ),
+        ("refresh.time_scale", refresh.time_scale.to_string()),
         ("limits.max_keys", limits.max_keys.to_string()),
         ("limits.max_waiters", limits.max_waiters.to_string()),
         ("limits.max_negatives", refresh.max_negatives.to_string()),

@@ -3,7 +3,7 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 41] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 42] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
     ("listener", "expires_on_2017", r#""date""#),
@@ -60,6 +60,7 @@ pub(super) const OPTIONS: [(&str, &str, &str); 41] = [
     ("upstream", "max_in_flight", "4"),
     ("upstream", "max_per_second", "15"),
     ("refresh", "outage_to_survive", r#""6h""#),
+    ("refresh", "time_scale", "1"),
     ("limits", "max_keys", "10000"),
     ("limits", "max_waiters", "20000"),
     ("limits", "max_negatives", "1000"),

@@ -409,7 +409,44 @@ mod tests {
         }
     }
 
+    /// A selector in one of its spellings, with a value or without.
+    fn selector() -> impl Strategy<Value = (&'static str, String)> {
+        let names: Vec<_> = KNOWN
+            .iter()
+            .filter(|(_, meaning)| matches!(meaning, Meaning::Selects(_)))
+            .map(|(name, _)| str::from_utf8(name).unwrap())
+            .collect();
+        (prop::sample::select(names), "[a-cA-C]{0,2}")
+    }
+
     proptest! {
+        #[test]
+        fn the_identity_is_the_one_that_was_named_and_the_default_only_if_none_was(
+            selectors in prop::collection::vec((selector(), any::<bool>()), 0..4),
+        ) {
+            let written = |in_form| -> String {
+                let here = selectors.iter().filter(|(_, place)| *place == in_form);
+                here.map(|((name, value), _)| format!("{name}={value}&")).collect()
+            };
+            let (query, form) = (written(false) + "resource=r", written(true));
+            let form = form.trim_end_matches('&');
+            let found = parse(Dialect::VmExtension, query.as_bytes(), form.as_bytes());
+            let named: Vec<_> = selectors.iter().map(|((name, value), _)| (*name, &**value)).collect();
+            let expected = match named[..] {
+                [] | [(_, "")] => Some(Identity::System),
+                [(name, value)] => {
+                    let value = value.to_ascii_lowercase().into();
+                    Some(match name {
+                        "client_id" | "clientid" => Identity::ClientId(value),
+                        "object_id" | "principal_id" | "principalId" => Identity::ObjectId(value),
+                        _ => Identity::ResourceId(value),
+                    })
+                }
+                _ => None,
+            };
+            prop_assert_eq!(found.ok().map(|it| it.identity), expected);
+        }
+
         #[test]
         fn order_and_escaping_never_change_the_request(
             resource in "[a-z:/.]{1,20}", id in "[a-f0-9-]{1,20}", extra in "[a-z]{1,5}", flip: bool,

@@ -1,13 +1,12 @@
 //! Whether the upstream is asked at all: closed, open, or one call probing.
 //!
-//! It looks at the upstream as a whole. An answer about one key, be it a refusal, shows that
+//! It looks at the upstream as a whole, and knows keys by names that they keep. An answer about one key, be it a refusal, shows that
 //! somebody is there.
 
 use std::collections::VecDeque;
 
 use super::backoff::{UPDATING_STEP_MS, asked_ms, between};
 use super::schedule::Jitter;
-use crate::cache::KeyId;
 use crate::clock::UnixMs;
 use crate::upstream::{Class, FetchError};
 
@@ -77,10 +76,12 @@ fn concerns_all(class: Class) -> bool {
 #[derive(Debug)]
 pub struct Breaker {
     trips: Trips,
+    /// See [`scaled`](Self::scaled).
+    scale: u64,
     /// In a row.
     troubles: u32,
     /// Whose the last of them were, each once, the newest last.
-    suspects: VecDeque<KeyId>,
+    suspects: VecDeque<u64>,
     /// One of them was about the upstream itself.
     all: bool,
     /// The wait before the last probe.
@@ -99,7 +100,7 @@ enum State {
         well_at: UnixMs,
     },
     /// This key's call is the probe.
-    Probing(KeyId),
+    Probing(u64),
 }
 
 impl Breaker {
@@ -108,12 +109,19 @@ impl Breaker {
     pub fn new(trips: Trips) -> Self {
         Self {
             trips,
+            scale: 1,
             troubles: 0,
             suspects: VecDeque::new(),
             all: false,
             wait_ms: 0,
             state: State::Closed,
         }
+    }
+
+    /// For rehearsals: its waits are divided by this.
+    #[must_use]
+    pub fn scaled(self, scale: u64) -> Self {
+        Self { scale, ..self }
     }
 
     /// The upstream answers.
@@ -126,11 +134,11 @@ impl Breaker {
     }
 
     /// A call ended in trouble; `true` if that opened the breaker, or a probe was in vain.
-    pub fn trouble(&mut self, now: UnixMs, id: KeyId, error: &FetchError, jitter: Jitter) -> bool {
+    pub fn trouble(&mut self, now: UnixMs, name: u64, error: &FetchError, jitter: Jitter) -> bool {
         self.troubles = self.troubles.saturating_add(1);
         self.all |= concerns_all(error.class);
-        self.suspects.retain(|suspect| *suspect != id);
-        self.suspects.push_back(id);
+        self.suspects.retain(|suspect| *suspect != name);
+        self.suspects.push_back(name);
         if self.suspects.len() > MAX_SUSPECTS {
             self.suspects.pop_front();
         }
@@ -141,14 +149,15 @@ impl Breaker {
         };
         let opens = match self.state {
             State::Closed => (self.trips)(self.troubles, keys),
-            State::Probing(probe) => probe == id,
+            State::Probing(probe) => probe == name,
             // A straggler of before: the probe will tell.
             State::Open { .. } => false,
         };
         if opens {
-            let longest = (2 * self.wait_ms).clamp(2 * FIRST_PROBE_MS, MAX_PROBE_MS);
+            let (first, last) = (FIRST_PROBE_MS / self.scale, MAX_PROBE_MS / self.scale);
+            let longest = (2 * self.wait_ms).clamp(2 * first, last);
             self.wait_ms = match error.class {
-                Class::Updating => UPDATING_STEP_MS,
+                Class::Updating => UPDATING_STEP_MS / self.scale,
                 _ => between(longest / 2, longest, jitter),
             };
             let wait = self.wait_ms.max(asked_ms(error));
@@ -156,7 +165,7 @@ impl Breaker {
             let few = keys < MAX_SUSPECTS && asked_ms(error) == 0;
             self.state = State::Open {
                 probe_at: now.plus(wait),
-                well_at: now.plus(if few { FIRST_PROBE_MS } else { wait }),
+                well_at: now.plus(if few { first } else { wait }),
             };
         }
         opens
@@ -164,8 +173,8 @@ impl Breaker {
 
     /// A call was not made after all, or its end says nothing: if it was the probe, the next call
     /// is.
-    pub fn withdrawn(&mut self, now: UnixMs, id: KeyId) {
-        if self.state == State::Probing(id) {
+    pub fn withdrawn(&mut self, now: UnixMs, name: u64) {
+        if self.state == State::Probing(name) {
             self.state = State::Open {
                 probe_at: now,
                 well_at: now,
@@ -175,27 +184,27 @@ impl Breaker {
 
     /// From when a call for this key may start, `now` at the earliest; `None` while one probes.
     #[must_use]
-    pub fn free_at(&self, now: UnixMs, id: KeyId) -> Option<UnixMs> {
+    pub fn free_at(&self, now: UnixMs, name: u64) -> Option<UnixMs> {
         match self.state {
             State::Closed => Some(now),
-            State::Open { well_at, .. } if !self.suspects(id) => Some(well_at.max(now)),
+            State::Open { well_at, .. } if !self.suspects(name) => Some(well_at.max(now)),
             State::Open { probe_at, .. } => Some(probe_at.max(now)),
             State::Probing(_) => None,
         }
     }
 
     /// A call that it allows has started.
-    pub fn started(&mut self, id: KeyId) {
+    pub fn started(&mut self, name: u64) {
         if self.state != State::Closed {
-            self.state = State::Probing(id);
+            self.state = State::Probing(name);
         }
     }
 
     /// Whether another key had better probe, if one is waiting: this one failed lately, which may be
     /// its own fault.
     #[must_use]
-    pub fn suspects(&self, id: KeyId) -> bool {
-        self.state != State::Closed && self.suspects.contains(&id)
+    pub fn suspects(&self, name: u64) -> bool {
+        self.state != State::Closed && self.suspects.contains(&name)
     }
 
     /// Whether calls flow.
@@ -364,6 +373,22 @@ mod tests {
         };
         breaker.trouble(at, 7, &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(70_000)));
+    }
+
+    #[test]
+    fn a_rehearsal_divides_its_waits() {
+        let mut breaker = Breaker::new(trips).scaled(100);
+        let error = FetchError::of(Class::Unreachable);
+        let mut at = UnixMs(0);
+        for round in 0..30 {
+            breaker.started(1);
+            if breaker.trouble(at, 1, &error, 0.9) {
+                let next = breaker.probe_at().expect("open");
+                assert!((10..=150).contains(&next.since(at)), "{round}");
+                at = next;
+            }
+        }
+        assert!(at > UnixMs(1000), "it opened");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::clock::UnixMs;
 pub struct Budget {
     max_in_flight: usize,
     max_per_second: usize,
+    /// See [`scaled`](Self::scaled).
+    scale: u64,
     in_flight: usize,
     started: VecDeque<UnixMs>,
     /// No call starts before.
@@ -45,6 +47,7 @@ impl Budget {
         Self {
             max_in_flight,
             max_per_second,
+            scale: 1,
             in_flight: 0,
             started: VecDeque::new(),
             paused_until: UnixMs(0),
@@ -53,11 +56,19 @@ impl Budget {
         }
     }
 
+    /// For rehearsals: pauses and the recovery of the rate take so many times less. The second and
+    /// its calls do not change.
+    #[must_use]
+    pub fn scaled(self, scale: u64) -> Self {
+        Self { scale, ..self }
+    }
+
     /// A call was answered with 429. `asked_ms` is the upstream's `Retry-After`, 0 without one.
     pub fn throttled(&mut self, now: UnixMs, asked_ms: u64, jitter: Jitter) {
         // Calls that were under way when it began belong to the same 429.
         if now >= self.paused_until {
-            self.pause_ms = (2 * self.pause_ms).clamp(FIRST_PAUSE_MS, MAX_PAUSE_MS);
+            let (first, most) = (FIRST_PAUSE_MS / self.scale, MAX_PAUSE_MS / self.scale);
+            self.pause_ms = (2 * self.pause_ms).clamp(first, most);
             self.throttled = Some(((self.rate(now) / 2).max(1), now));
         }
         let pause = between(self.pause_ms, self.pause_ms + self.pause_ms / 4, jitter);
@@ -95,7 +106,8 @@ impl Budget {
         let Some((rate, at)) = self.throttled else {
             return self.max_per_second;
         };
-        let grown = usize::try_from(now.since(at) / RECOVERY_STEP_MS).unwrap_or(usize::MAX);
+        let grown =
+            usize::try_from(now.since(at) / (RECOVERY_STEP_MS / self.scale)).unwrap_or(usize::MAX);
         rate.saturating_add(grown).min(self.max_per_second)
     }
 
@@ -236,6 +248,17 @@ mod tests {
         }
         assert!(budget.rate(now) >= 1);
         assert!(budget.start(now));
+    }
+
+    #[test]
+    fn a_rehearsal_divides_pauses_and_the_recovery_and_not_the_second() {
+        let mut budget = Budget::new(100, 16).scaled(100);
+        budget.throttled(UnixMs(0), 0, 0.0);
+        assert_eq!(budget.paused_until(), UnixMs(20));
+        let at = UnixMs(20);
+        let started = (0..20).filter(|_| budget.start(at)).count();
+        assert_eq!((started, budget.rate(UnixMs(800))), (8, 16));
+        assert_eq!(budget.free_at(at), Some(at.plus(1001)));
     }
 
     proptest! {

@@ -30,6 +30,9 @@ pub struct Settings {
     /// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs
     /// no memory: the oldest is forgotten first.
     pub max_negatives: usize,
+    /// By what the breaker's waits, pauses after a 429 and the time that refusals stand are
+    /// divided, for rehearsals; 1 in production.
+    pub time_scale: u64,
     /// By which it decides.
     pub rules: Rules,
     /// Where jitter comes from. Printed by tests, drawn at random in production.
@@ -42,12 +45,14 @@ impl Default for Settings {
         let Options {
             outage_to_survive_ms,
             max_negatives,
+            time_scale,
         } = Options::default();
         Self {
             max_in_flight: 4,
             max_per_second: 15,
             outage_to_survive_ms,
             max_negatives,
+            time_scale,
             rules: Rules::default(),
             seed: 1,
         }
@@ -61,6 +66,8 @@ pub struct Options {
     pub outage_to_survive_ms: u64,
     /// See [`Settings::max_negatives`].
     pub max_negatives: usize,
+    /// See [`Settings::time_scale`].
+    pub time_scale: u64,
 }
 
 impl Default for Options {
@@ -68,6 +75,7 @@ impl Default for Options {
         Self {
             outage_to_survive_ms: 0,
             max_negatives: 1000,
+            time_scale: 1,
         }
     }
 }
@@ -77,8 +85,9 @@ impl Default for Options {
 pub enum Event {
     /// The store brought a token back.
     Restored(KeyId, Lifetime, UnixMs),
-    /// Callers wait for a key; `true` if a caller has no use for the token that is there.
-    Demanded(KeyId, bool),
+    /// Callers wait for a key, of this name: it keeps that when it has been forgotten and comes back
+    /// by another id. `true` if a caller has no use for the token that is there.
+    Demanded(KeyId, u64, bool),
     /// An operator wants it renewed.
     Renew(KeyId),
     /// A key was hit, last at this time.
@@ -201,6 +210,8 @@ enum Phase {
 
 #[derive(Debug)]
 struct Key {
+    /// By which the breaker knows it.
+    name: u64,
     phase: Phase,
     lifetime: Option<Lifetime>,
     timer: Option<UnixMs>,
@@ -230,6 +241,7 @@ pub struct Worker {
     /// Keys without a token that were refused, by when that is forgotten.
     negatives: BTreeSet<(UnixMs, KeyId)>,
     max_negatives: usize,
+    time_scale: u64,
     outage_to_survive_ms: u64,
     rules: Rules,
     random: fastrand::Rng,
@@ -244,11 +256,13 @@ impl Worker {
             timers: BTreeSet::new(),
             queue: BTreeSet::new(),
             calls: 0,
-            budget: Budget::new(settings.max_in_flight, settings.max_per_second),
-            breaker: Breaker::new(settings.rules.trips),
+            budget: Budget::new(settings.max_in_flight, settings.max_per_second)
+                .scaled(settings.time_scale),
+            breaker: Breaker::new(settings.rules.trips).scaled(settings.time_scale),
             trouble: FetchError::of(Class::Unreachable),
             negatives: BTreeSet::new(),
             max_negatives: settings.max_negatives,
+            time_scale: settings.time_scale,
             outage_to_survive_ms: settings.outage_to_survive_ms,
             rules: settings.rules,
             random: fastrand::Rng::with_seed(settings.seed),
@@ -259,12 +273,16 @@ impl Worker {
     pub fn step(&mut self, now: UnixMs, event: Event) -> Step {
         let mut actions = Vec::new();
         let demanded = match &event {
-            Event::Demanded(id, _) => Some(*id),
+            Event::Demanded(id, ..) => Some(*id),
             _ => None,
         };
         match event {
             Event::Restored(id, lifetime, last_used) => self.restored(id, lifetime, last_used),
-            Event::Demanded(id, forced) => self.demanded(now, id, forced, &mut actions),
+            Event::Demanded(id, name, forced) => {
+                let key = self.keys.entry(id).or_insert_with(|| Key::new(id, now));
+                key.name = name;
+                self.demanded(now, id, forced, &mut actions);
+            }
             Event::Renew(id) => self.renew(now, id),
             Event::Used(id, at) => self.used(now, id, at),
             Event::Fetched(id, lifetime, same) => {
@@ -321,7 +339,7 @@ impl Worker {
 
     fn restored(&mut self, id: KeyId, lifetime: Lifetime, last_used: UnixMs) {
         let due = self.due_at(&lifetime);
-        let mut key = Key::new(last_used);
+        let mut key = Key::new(id, last_used);
         key.lifetime = Some(lifetime);
         key.last = LastResult::Restored;
         self.keys.insert(id, key);
@@ -334,7 +352,9 @@ impl Worker {
     }
 
     fn demanded(&mut self, now: UnixMs, id: KeyId, forced: bool, actions: &mut Vec<Action>) {
-        let key = self.keys.entry(id).or_insert_with(|| Key::new(now));
+        let Some(key) = self.keys.get_mut(&id) else {
+            return;
+        };
         key.last_used = now;
         key.idle = false;
         if let (Phase::Resting, Some((until, error))) = (key.phase, &key.refused)
@@ -476,9 +496,13 @@ impl Worker {
                     self.negatives.insert((*until, id));
                 }
             }
+            // Only by the later clock had nobody asked for it for so long.
+            let in_use = |life: &Lifetime| !schedule::is_idle(now, key.last_used, life);
+            let back = key.idle && key.lifetime.as_ref().is_some_and(in_use);
+            key.idle &= !back;
             let latest = match key.lifetime {
                 None => soon,
-                Some(_) if key.unchecked => now.plus(wait),
+                Some(_) if key.unchecked || back => now.plus(wait),
                 Some(_) if key.pause_ms > 0 => now.plus(key.pause_ms),
                 Some(_) => continue,
             };
@@ -502,11 +526,11 @@ impl Worker {
                     // Told to callers of other keys, whose 410 it was not.
                     self.trouble.status = None;
                 }
-                if self.breaker.trouble(now, id, error, jitter) {
+                if self.breaker.trouble(now, self.name(id), error, jitter) {
                     self.refuse_all(now, actions);
                 }
             }
-            Health::Unknown => self.breaker.withdrawn(now, id),
+            Health::Unknown => self.breaker.withdrawn(now, self.name(id)),
         }
         if error.class == Class::Throttled {
             self.budget.throttled(now, asked_ms(error), jitter);
@@ -521,12 +545,12 @@ impl Worker {
         if !self.land(id) {
             return;
         }
-        let (jitter, rules) = (self.random.f64(), self.rules);
+        let (jitter, rules, scale) = (self.random.f64(), self.rules, self.time_scale);
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
         key.last = LastResult::Failed(error.class);
-        let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS);
+        let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS) / scale;
         let Some(lifetime) = key.lifetime else {
             // It has no token to lose. Whoever asks within the next seconds is told the same.
             let until = now.plus(stands);
@@ -549,7 +573,7 @@ impl Worker {
 
     fn abandoned(&mut self, now: UnixMs, id: KeyId) {
         self.budget.cancel();
-        self.breaker.withdrawn(now, id);
+        self.breaker.withdrawn(now, self.name(id));
         self.set_timer(id, None);
         self.keys.remove(&id);
     }
@@ -699,7 +723,7 @@ impl Worker {
             self.queue.remove(&ticket);
             self.calls += 1;
             let id = ticket.2;
-            self.breaker.started(id);
+            self.breaker.started(self.name(id));
             self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
                 key.phase = Phase::Flying;
@@ -711,7 +735,7 @@ impl Worker {
 
     fn next_in_line(&self) -> Option<Ticket> {
         // A probe by a sick key would say nothing of the others.
-        let well = |ticket: &&Ticket| !self.breaker.suspects(ticket.2);
+        let well = |ticket: &&Ticket| !self.breaker.suspects(self.name(ticket.2));
         if !self.breaker.is_closed()
             && let Some(probe) = self.queue.iter().find(well)
         {
@@ -721,6 +745,10 @@ impl Worker {
         let new = new.filter(|ticket| ticket.0 == Rank::New);
         let new = new.filter(|_| self.calls.is_multiple_of(NEW_KEYS_SHARE));
         new.or_else(|| self.queue.first()).copied()
+    }
+
+    fn name(&self, id: KeyId) -> u64 {
+        self.keys.get(&id).map_or(id, |key| key.name)
     }
 
     fn enqueue(&mut self, now: UnixMs, id: KeyId, rank: Rank, order: u64) {
@@ -755,7 +783,7 @@ impl Worker {
         let timer = self.timers.first().map(|(at, _)| *at);
         // While the probe is under way, its end is what is waited for.
         let next = self.next_in_line();
-        let allowed = next.and_then(|ticket| self.breaker.free_at(now, ticket.2));
+        let allowed = next.and_then(|ticket| self.breaker.free_at(now, self.name(ticket.2)));
         let call = allowed.and_then(|at| Some(at.max(self.budget.free_at(now)?)));
         [timer, call].into_iter().flatten().min()
     }
@@ -770,8 +798,9 @@ fn delayed(error: &FetchError, wait_ms: u64) -> Arc<FetchError> {
 }
 
 impl Key {
-    fn new(last_used: UnixMs) -> Self {
+    fn new(name: u64, last_used: UnixMs) -> Self {
         Self {
+            name,
             phase: Phase::Resting,
             lifetime: None,
             timer: None,

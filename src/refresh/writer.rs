@@ -4,6 +4,7 @@
 //! driver runs it on the refresh thread, simulations run it on virtual time.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use super::runway::{self, Runways};
@@ -80,6 +81,8 @@ pub struct Writer {
     /// Stored keys of other upstreams, or without a place: not served, but purged with the rest.
     elsewhere: Vec<TokenKey>,
     keys: HashMap<KeyId, Held>,
+    /// Names keys for the worker: a slot's id ends with the slot.
+    names: RandomState,
     /// When a trouble of keys without a token was last logged, by its class.
     told_cold: HashMap<&'static str, UnixMs>,
     /// The clocks do not agree, and nobody has told yet that the upstream is out of reach.
@@ -140,6 +143,7 @@ impl Writer {
             upstream: upstream.into(),
             elsewhere: Vec::new(),
             keys: HashMap::new(),
+            names: RandomState::new(),
             told_cold: HashMap::new(),
             in_doubt: false,
         }
@@ -275,7 +279,8 @@ impl Writer {
         held.last_used = now;
         held.leader = Some(leader);
         let forced = held.leader.as_ref().is_some_and(Leader::is_forced);
-        let step = self.worker.step(now, Event::Demanded(id, forced));
+        let name = self.names.hash_one(held.slot.key());
+        let step = self.worker.step(now, Event::Demanded(id, name, forced));
         self.perform(now, step)
     }
 

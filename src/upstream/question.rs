@@ -289,6 +289,9 @@ impl Pairs {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
+
     use super::*;
     use crate::token::Resource;
     use crate::upstream::Thumbprint;
@@ -499,6 +502,80 @@ mod tests {
                 !line.contains("bypass") && !line.contains("sha256"),
                 "{kind}"
             );
+        }
+    }
+
+    /// Keys of few parts that look alike, so that two of them are often equal, or nearly.
+    fn any_key() -> impl Strategy<Value = TokenKey> {
+        let id = || select(vec!["a", "default", "workload", "a&resource=b"]).prop_map(Box::from);
+        let identity = prop_oneof![
+            Just(Identity::System),
+            id().prop_map(Identity::ClientId),
+            id().prop_map(Identity::ObjectId),
+            id().prop_map(Identity::ResourceId),
+        ];
+        let resource = select(vec!["r", "r/", "R", "r%2f", "r&client_id=a", "é", "é/"]);
+        let capabilities = subsequence(vec!["cp1", "cp2", "x&y"], 0..=3);
+        let extras = vec![("m", "1"), ("m", "1&n=2"), ("m=1&n", "2"), ("n", "2")];
+        (identity, resource, capabilities, subsequence(extras, 0..=4)).prop_map(
+            |(identity, resource, capabilities, extras)| TokenKey {
+                upstream: "any".into(),
+                identity,
+                resource: Resource::from_decoded(resource.as_bytes()).unwrap(),
+                capabilities: capabilities.into_iter().map(Box::from).collect(),
+                extras: extras
+                    .into_iter()
+                    .map(|(name, value)| (name.into(), value.into()))
+                    .collect(),
+                client: None,
+            },
+        )
+    }
+
+    /// A key, less what is not sent: a default that the platform named stands for no selector, and
+    /// Entra is sent none of the callers' unknown parameters.
+    fn as_sent(kind: &str, mut key: TokenKey) -> TokenKey {
+        let default = match kind {
+            "azure-ml" => "default",
+            "workload-identity" => "workload",
+            _ => "",
+        };
+        if key.identity == Identity::ClientId(default.into()) {
+            key.identity = Identity::System;
+        }
+        if kind == "workload-identity" {
+            key.extras.clear();
+        }
+        key
+    }
+
+    proptest! {
+        #[test]
+        fn two_keys_are_asked_in_the_same_words_if_and_only_if_they_are_equal(
+            a in any_key(), other in any_key(), part in 0..4,
+        ) {
+            // They differ in one part at most.
+            let mut b = a.clone();
+            match part {
+                0 => b.identity = other.identity,
+                1 => b.resource = other.resource,
+                2 => b.capabilities = other.capabilities,
+                _ => b.extras = other.extras,
+            }
+            for kind in [
+                "imds", "app-service", "app-service-2017", "azure-ml", "arc", "service-fabric",
+                "cloud-shell", "vm-extension", "workload-identity",
+            ] {
+                let words = |key: &TokenKey| {
+                    let ask = Ask { key: key.clone(), revoked: None };
+                    question(&source(kind, "/p"), &ask).ok().map(|asked| line(&asked))
+                };
+                let (Some(of_a), Some(of_b)) = (words(&a), words(&b)) else {
+                    continue;
+                };
+                let equal = as_sent(kind, a.clone()) == as_sent(kind, b.clone());
+                prop_assert_eq!(of_a == of_b, equal, "{}: {} {}", kind, of_a, of_b);
+            }
         }
     }
 

@@ -548,7 +548,7 @@ fn a_hanging_upstream_is_given_up_and_told_as_a_timeout() {
 
 /// One house for each fault, all at once: each takes a token's short life.
 #[test]
-fn a_warm_key_is_served_through_any_fault_while_its_token_is_valid() {
+fn a_warm_key_is_served_through_any_fault_while_its_token_is_valid_and_heals_afterwards() {
     let mut kinds: Vec<_> = faults().into_iter().map(|(kind, ..)| kind).collect();
     kinds.push(FaultKind::Hang);
     std::thread::scope(|scope| {
@@ -588,4 +588,15 @@ fn serve_through(kind: &FaultKind) {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(served > 1, "{kind:?}");
+
+    // Past its end the token is not served; and once the source is well, the key is not stuck.
+    until("the token has run out", || {
+        let answer = http::token(house.address(), RESOURCE);
+        answer.status != 200 || token_of(&answer) != first
+    });
+    house.emulator.set_fault(None);
+    until("the key heals", || {
+        let answer = http::token(house.address(), RESOURCE);
+        answer.status == 200 && token_of(&answer) != first
+    });
 }

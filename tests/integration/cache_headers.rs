@@ -9,11 +9,13 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
+use foretoken::clock::Clock;
 use foretoken_emulator::{Fault, FaultKind};
 use tempfile::TempDir;
 
-use crate::support::http::{PATIENCE, connect};
-use crate::support::metrics::scrape;
+use crate::support::http::{PATIENCE, connect, token_target};
+use crate::support::metrics::{scrape, sum};
+use crate::support::wait::until;
 use crate::support::{House, emulator_settings, tls};
 
 const JSON: &str = "application/json; charset=utf-8";
@@ -34,8 +36,8 @@ const NEVER: [&str; 9] = [
     "location",
 ];
 
-/// Reasons of refusals that are not in the table: one takes 20 s and one a full house, and the last
-/// has a test of its own.
+/// Reasons of refusals that are not in the table: one takes a full house, and the others have tests of
+/// their own.
 const NOT_PROVOKED: [&str; 3] = ["timed_out", "full", "challenges"];
 
 /// Everything that came back on a connection, of which one answer must be the whole.
@@ -516,4 +518,46 @@ fn no_answer_of_an_admin_endpoint_can_be_kept() {
         lint.look(&format!("socket: {bytes}"), &answer, status, kind);
     }
     lint.end(22);
+}
+
+/// A call to this upstream ends by its own deadline of ten seconds, and one goes out at a time: the
+/// third caller's turn comes when it has waited for as long as anybody is held.
+#[test]
+fn a_caller_whose_turn_does_not_come_is_told_after_twenty_seconds_and_that_is_not_kept() {
+    let house = House::start_with(emulator_settings(), "max_in_flight = 1\n");
+    house
+        .emulator
+        .set_fault(Some(Fault::always(FaultKind::Hang)));
+    let address = house.address();
+    let read = |name, label| sum(&scrape(house.app.admin_address()), name, label);
+    let asked: Vec<_> = (1..=3)
+        .map(|place| {
+            let target = token_target(&format!("https://{place}.example"));
+            let request = format!(
+                "GET {target} HTTP/1.1\r\nHost: localhost\r\nMetadata: true\r\n\
+                 Connection: close\r\n\r\n"
+            );
+            let caller = std::thread::spawn(move || {
+                let clock = Clock::system();
+                let begun = clock.now();
+                let answer = ask(address, &request);
+                (answer, clock.now().since(begun))
+            });
+            // In this order.
+            until("it waits", || read("foretoken_keys", None) == place);
+            caller
+        })
+        .collect();
+    let mut lint = Lint::default();
+    for (caller, expected) in asked.into_iter().zip([10..14, 15..24, 20..24]) {
+        let (answer, took_ms) = caller.join().expect("a thread");
+        lint.look("held", &answer, 503, JSON);
+        println!("told after {took_ms} ms");
+        // The last digits are those of a busy machine.
+        assert!(expected.contains(&((took_ms + 50) / 1000)), "{took_ms}");
+    }
+    lint.end(3);
+    // The second caller's call ends as its patience does; the first one's ended long before.
+    let timed_out = read("foretoken_refusals_total", Some("timed_out"));
+    assert!((1..=2).contains(&timed_out), "{timed_out}");
 }

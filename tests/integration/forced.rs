@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
+use foretoken::upstream::Kind;
 use foretoken_emulator::{Fault, FaultKind};
 use ring::digest::{SHA256, digest};
 
 use crate::support::http::{self, Answer, connect, read_answer};
 use crate::support::jwt::{audience_of, token_of};
-use crate::support::{House, emulator_settings};
+use crate::support::metrics::{scrape, sum};
+use crate::support::{House, emulator_settings, source};
 
 const CALLERS: usize = 100;
 /// The shortest pause between two forced calls of different keys, and a little more.
@@ -168,4 +170,26 @@ fn a_forced_call_without_a_token_held_is_a_call_like_any_other() {
     let first = token_of(&ask(house.address(), KEY, BYPASS));
     assert_eq!(token_of(&ask(house.address(), KEY, "")), first);
     assert_eq!(house.emulator.counts().total, 1);
+}
+
+#[test]
+fn a_forced_call_that_brings_the_same_token_is_answered_counted_and_not_repeated() {
+    // App Service has no parameter that passes its cache by, and gives a token again until late.
+    let house = source::house(Kind::AppService);
+    let address = house.address();
+    let held = token_of(&ask(address, KEY, ""));
+    let unchanged = || {
+        let calls = "foretoken_upstream_calls_total";
+        sum(&scrape(house.app.admin_address()), calls, Some("unchanged"))
+    };
+    assert_eq!(unchanged(), 0);
+    house.emulator.set_latency_ms(100);
+    assert_eq!(herd(address, &rejected(&held)), [held.clone()].into());
+    assert_eq!((house.emulator.counts().total, unchanged()), (2, 1));
+    // Beyond the pause that all keys share.
+    sleep(PAUSE);
+    for more in [rejected(&held), BYPASS.to_owned(), String::new()] {
+        assert_eq!(token_of(&ask(address, KEY, &more)), held, "{more}");
+    }
+    assert_eq!((house.emulator.counts().total, unchanged()), (2, 1));
 }

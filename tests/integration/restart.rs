@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use foretoken::clock::Clock;
 use foretoken_emulator::Emulator;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -84,7 +85,17 @@ fn every_token_is_back_after_a_kill_while_the_upstream_is_dead() {
         config,
     } = site;
     emulator.stop();
+    let clock = Clock::system();
+    let begun = clock.now();
     let served = Served::start(&config, folder.path());
+    let ready = clock.now();
+    let first = token_of(&http::token(served.address, &questions()[0]));
+    println!(
+        "ready {} ms after the start, the first good answer {} ms after that",
+        ready.since(begun),
+        clock.now().since(ready)
+    );
+    assert_eq!(first, before[0]);
     let after: Vec<_> = ask_all(&served).iter().map(token_of).collect();
     assert_eq!(before, after);
     assert_eq!(upstream_calls(&served), 0);

@@ -22,6 +22,7 @@ pub enum Note {
     Purged(Option<usize>),
     Restarted,
     Slept(u64),
+    Stepped(i64),
 }
 
 impl Note {
@@ -37,7 +38,7 @@ impl Note {
             | Self::Token(key, _)
             | Self::Failed(key, ..) => Some(key),
             Self::Purged(key) => key,
-            Self::Restarted | Self::Slept(_) => None,
+            Self::Restarted | Self::Slept(_) | Self::Stepped(_) => None,
         }
     }
 }
@@ -60,6 +61,8 @@ pub struct Held {
     /// Its end less the margin: by the checker's own sum.
     pub until: UnixMs,
     pub life_ms: u64,
+    /// It was over once by a clock that has been put back since: what nobody used may be dropped.
+    over: bool,
 }
 
 impl Held {
@@ -70,6 +73,7 @@ impl Held {
             ends,
             until: ends.minus((life_ms * 2 / 100).min(15_000)),
             life_ms,
+            over: false,
         }
     }
 }
@@ -85,6 +89,10 @@ pub struct Books {
     pub last_asked: UnixMs,
     /// It was answered, and asked for often enough since.
     pub in_use: bool,
+    /// When a caller last had a call forced.
+    forced_at: Option<UnixMs>,
+    /// As [`Checker::excused_until`], for failures that are its own.
+    excused_until: UnixMs,
     /// The last call's failure.
     pub failed: Option<(UnixMs, Option<u16>)>,
 }
@@ -123,6 +131,12 @@ pub struct Checker {
     throttled: Option<UnixMs>,
     /// Callers may have to wait until then: the upstream has not been well for long enough.
     pub excused_until: UnixMs,
+    /// How far the process takes it to be later than it is.
+    pub ahead_ms: u64,
+    /// And how far earlier.
+    pub behind_ms: u64,
+    /// When a call was last forced for any key.
+    forced_at: Option<UnixMs>,
     /// After this time of health nobody waits for a key in use.
     pub recovery_ms: u64,
 }
@@ -151,6 +165,9 @@ impl Checker {
             silence: UnixMs(0),
             throttled: None,
             excused_until: start.plus(recovery_ms),
+            ahead_ms: 0,
+            behind_ms: 0,
+            forced_at: None,
             recovery_ms,
         }
     }
@@ -194,9 +211,25 @@ impl Checker {
         ));
     }
 
-    /// Whether by now nobody may have to wait for a key in use.
-    fn is_well(&self, since: UnixMs) -> bool {
-        since >= self.excused_until
+    /// Whether by now nobody may have to wait for this key, if it is in use.
+    fn is_well(&mut self, key: usize, since: UnixMs) -> bool {
+        since >= self.excused_until && since >= self.books(key).excused_until
+    }
+
+    /// A caller who has no use for the token that is held has started a call.
+    pub fn forced(&mut self, key: usize) {
+        let now = self.now;
+        let last = self.forced_at.replace(now);
+        let its = self.books(key).forced_at.replace(now);
+        let rested = |last: Option<UnixMs>, ms| last.is_none_or(|last| now.since(last) >= ms);
+        self.holds(
+            rested(last, 1000),
+            "forced calls are a second apart",
+            |_| format!("key {key}, the last one was at {last:?}"),
+        );
+        self.holds(rested(its, 60_000), "U-9 one a key and minute", |_| {
+            format!("key {key}, its last one was at {its:?}")
+        });
     }
 
     pub fn excuse(&mut self, from: UnixMs) {
@@ -224,7 +257,8 @@ impl Checker {
             format!("key {key} was answered with number {number}, the books have {held:?}")
         });
         if let Some(held) = received {
-            self.holds(now < held.until, "I2 never past its end", |_| {
+            let by_its_clock = now.minus(self.behind_ms);
+            self.holds(by_its_clock < held.until, "I2 never past its end", |_| {
                 let over = now.since(held.until);
                 format!("key {key} number {number} was served {over} ms past expiry less margin")
             });
@@ -234,6 +268,23 @@ impl Checker {
                 |_| format!("key {key} ends {expires_on_s}, the books have {held:?}"),
             );
         }
+    }
+
+    /// A key was served that could have so much left whenever the upstream dies.
+    pub fn has_floor(&mut self, key: usize, floor_ms: u64, last_asked: UnixMs) {
+        let now = self.now;
+        let Some(held) = self.books(key).held else {
+            return;
+        };
+        let used = now.since(last_asked) + 3000 < held.life_ms;
+        // After a failure with hours left the pause is minutes.
+        let used = used && self.books(key).failed.is_none();
+        let well = used && self.is_well(key, now) && self.ahead_ms <= 1100;
+        // Its renewal takes its turn.
+        let left = held.until.since(now) + 15_000 + self.recovery_ms;
+        self.holds(!well || left >= floor_ms, "the floor is kept", |_| {
+            format!("key {key} has {left} ms left, {floor_ms} are wished for")
+        });
     }
 
     /// A caller has to wait. `held` as it was before it asked.
@@ -251,13 +302,13 @@ impl Checker {
         if wanted != Wanted::Any {
             return;
         }
-        self.holds(
-            now >= held.until,
-            "I5 a valid token whenever there is one",
-            |_| format!("a caller of key {key} waits, the books have {held:?}"),
-        );
-        let well = self.is_well(now);
-        self.holds(!(used && well), "I10 healthy, and no key stale", |_| {
+        let over = self.is_over(held);
+        self.holds(over, "I5 a valid token whenever there is one", |_| {
+            format!("a caller of key {key} waits, the books have {held:?}")
+        });
+        let well = self.is_well(key, now);
+        let due = used && well && !held.over;
+        self.holds(!due, "I10 healthy, and no key stale", |_| {
             format!("key {key} has run out; it was asked for {ago} ms ago, {held:?}")
         });
     }
@@ -303,16 +354,38 @@ impl Checker {
         self.figures.given_up += 1;
         self.note(Note::GivenUp(key));
         self.has_none(key);
-        let well = self.is_well(asked_at);
+        let well = self.is_well(key, asked_at);
         self.holds(!well, "I5 an answer by the deadline", |_| {
             format!("a caller of key {key} waited in vain though the upstream is well")
         });
     }
 
+    /// By the process's own clock.
+    fn is_over(&self, held: Held) -> bool {
+        held.over || self.process_time() >= held.until
+    }
+
+    fn process_time(&self) -> UnixMs {
+        self.now.plus(self.ahead_ms).minus(self.behind_ms)
+    }
+
+    /// What the process takes for the time.
+    pub fn clock_shows(&mut self, time: UnixMs) {
+        let before = self.process_time();
+        if time != before {
+            self.forget_forced();
+        }
+        if time < before {
+            for held in self.books.iter_mut().filter_map(|it| it.held.as_mut()) {
+                held.over |= before >= held.until;
+            }
+        }
+        (self.ahead_ms, self.behind_ms) = (time.since(self.now), self.now.since(time));
+    }
+
     fn has_none(&mut self, key: usize) {
-        let now = self.now;
         let held = self.books(key).held;
-        let none = held.is_none_or(|held| now >= held.until);
+        let none = held.is_none_or(|held| self.is_over(held));
         self.holds(none, "I5 a valid token whenever there is one", |_| {
             format!("a caller of key {key} was refused, the books have {held:?}")
         });
@@ -353,19 +426,22 @@ impl Checker {
     /// A call ended, and its key was not purged meanwhile if `counts`.
     pub fn landed(&mut self, key: usize, counts: bool, answer: &Result<(u64, UnixMs), FetchError>) {
         let now = self.now;
+        // The margin follows from the life, which the process measures by its own clock.
+        let received_at = self.process_time();
         self.in_flight -= 1;
         match answer {
             Ok((number, ends)) => {
                 self.alive = true;
                 self.figures.tokens += 1;
                 self.note(Note::Token(key, *number));
-                let new = Held::new(*number, *ends, now);
-                let books = self.books(key);
+                let new = Held::new(*number, *ends, received_at);
                 if counts {
-                    books.flying = false;
-                    let same = books.held.filter(|held| held.number == *number);
+                    let held = self.books(key).held;
+                    let same = held.filter(|held| held.number == *number);
                     // The token that is held, in its last seconds: as good as none.
-                    let over = same.is_some_and(|held| now >= held.until);
+                    let over = same.is_some_and(|held| received_at >= held.until);
+                    let books = self.books(key);
+                    books.flying = false;
                     books.failed = over.then_some((now, None));
                     books.held = Some(same.unwrap_or(new));
                 }
@@ -385,6 +461,7 @@ impl Checker {
                     let asked = error.retry_after.map_or(0, |wait| wait.as_secs() * 1000);
                     self.silence = self.silence.max(now.plus(asked));
                 }
+                let alive = self.alive;
                 let asked = error.retry_after.map_or(0, |wait| wait.as_secs() * 1000);
                 // Without a wish, pauses after 429s grow to half a minute.
                 let asked = asked.max(if error.class == Class::Throttled {
@@ -392,7 +469,14 @@ impl Checker {
                 } else {
                     0
                 });
-                self.excuse(now.plus(asked));
+                if alive && error.class != Class::Lost {
+                    // Somebody is there, and has a word about this key.
+                    let until = now.plus(asked + self.recovery_ms);
+                    let books = self.books(key);
+                    books.excused_until = books.excused_until.max(until);
+                } else {
+                    self.excuse(now.plus(asked));
+                }
                 if counts {
                     let books = self.books(key);
                     books.flying = false;
@@ -419,6 +503,13 @@ impl Checker {
         self.silence = UnixMs(0);
         self.throttled = None;
         self.alive = true;
+        self.forget_forced();
+    }
+
+    /// Paces are kept by the process's clock, and not over a move of it.
+    fn forget_forced(&mut self) {
+        self.forced_at = None;
+        self.books.iter_mut().for_each(|it| it.forced_at = None);
     }
 }
 

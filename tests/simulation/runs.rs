@@ -84,13 +84,12 @@ fn a_seed_replays() {
 
 /// A rule that is broken, and the invariants one of which has to notice.
 fn bites(name: &str, expected: &[&str], spoil: impl Fn(&mut Plan)) {
-    let plans: Vec<_> = (1..=10)
-        .map(|seed| {
-            let mut plan = Plan::new(seed, 24, 50);
-            spoil(&mut plan);
-            plan
-        })
-        .collect();
+    let plans = (1..=10).map(|seed| Plan::new(seed, 24, 50)).collect();
+    bites_in(plans, name, expected, spoil);
+}
+
+fn bites_in(mut plans: Vec<Plan>, name: &str, expected: &[&str], spoil: impl Fn(&mut Plan)) {
+    plans.iter_mut().for_each(spoil);
     let results = run_all(&plans);
     let noticed: Vec<_> = results
         .iter()
@@ -147,8 +146,25 @@ fn a_breaker_that_never_opens_is_noticed() {
 }
 
 #[test]
+fn renewals_that_never_go_first_are_noticed() {
+    let plans = (1..=2).map(crowded).collect();
+    bites_in(plans, "never urgent", &["I10"], |plan| {
+        plan.rules.urgent_from = |_| UnixMs(u64::MAX);
+    });
+}
+
+/// More callers of keys that are refused than the budget has calls.
+fn crowded(seed: u64) -> Plan {
+    Plan {
+        refused: true,
+        ..Plan::new(seed, 2, 330)
+    }
+}
+
+#[test]
 fn the_rules_as_they_are_pass_where_the_broken_ones_do_not() {
-    let plans: Vec<_> = (1..=10).map(|seed| Plan::new(seed, 24, 50)).collect();
+    let plans = (1..=10).map(|seed| Plan::new(seed, 24, 50));
+    let plans: Vec<_> = plans.chain((1..=2).map(crowded)).collect();
     for (_, result) in run_all(&plans) {
         result.expect("no invariant breaks");
     }

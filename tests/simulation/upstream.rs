@@ -87,6 +87,17 @@ impl Upstream {
         }
     }
 
+    /// Every third key is refused.
+    pub fn refuse_some(&mut self, from: UnixMs, to: UnixMs) {
+        self.windows.push(Window {
+            from,
+            to,
+            fault: Fault::Some(Class::Denied, 400),
+            calls: 0,
+            allowance: 0,
+        });
+    }
+
     /// Troubles until `end`, between them hours of health.
     pub fn draw_faults(&mut self, start: UnixMs, end: UnixMs) {
         let random = &mut self.random;

@@ -11,7 +11,7 @@ use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{
     Asked, Cache, Found, Freshness, KeyId, Landing, Turn, View, Waiter, serve_until,
 };
-use foretoken::clock::{Clock, UnixMs};
+use foretoken::clock::{Boot, Clock, Crank, UnixMs};
 use foretoken::protocol::{Force, Shape};
 use foretoken::refresh::{Rules, Settings, Work, Writer};
 use foretoken::store::{self, Restored, Store};
@@ -21,7 +21,7 @@ use foretoken::upstream::{Class, FetchError};
 use ring::digest::{SHA256, digest};
 
 use crate::checker::{Checker, Figures, MAX_WAIT_MS, Note, Wanted};
-use crate::upstream::{Upstream, error};
+use crate::upstream::{Fault, Upstream, error};
 
 pub const MINUTE_MS: u64 = 60_000;
 pub const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -39,6 +39,9 @@ pub struct Plan {
     pub keys: usize,
     pub rules: Rules,
     pub freshness: Freshness,
+    /// From the first hour on every third key is refused, and asked for every few seconds: more
+    /// than the budget can call for. There are no other troubles.
+    pub refused: bool,
 }
 
 impl Plan {
@@ -49,6 +52,7 @@ impl Plan {
             keys,
             rules: Rules::default(),
             freshness: serve_until,
+            refused: false,
         }
     }
 }
@@ -72,6 +76,10 @@ enum What {
     PurgesAll,
     Restarts,
     Sleeps,
+    /// Somebody sets the wall clock.
+    Steps,
+    /// The process looks at its clocks, as it does every second.
+    Looks,
 }
 
 struct Waiting {
@@ -86,11 +94,20 @@ struct Flying {
     id: KeyId,
     key: usize,
     epoch: u64,
+    sent: Boot,
     answer: Result<(u64, UnixMs), FetchError>,
 }
 
 pub struct World {
     plan: Plan,
+    /// What the process takes for the time; the truth is the checker's.
+    clock: Clock,
+    crank: Crank,
+    /// How far somebody has set the wall clock ahead, in milliseconds.
+    wall_ahead: i64,
+    /// The process has seen a `Date`.
+    dated: bool,
+    floor_ms: u64,
     checker: Checker,
     upstream: Upstream,
     random: fastrand::Rng,
@@ -116,6 +133,7 @@ pub fn run(plan: Plan) -> Result<Figures, String> {
     let mut world = World::new(plan);
     world.draw();
     while world.checker.broken.is_none() && world.step() {}
+    world.read_outputs();
     match world.checker.broken {
         Some(broken) => Err(broken),
         None => Ok(world.checker.figures),
@@ -130,16 +148,29 @@ impl World {
             path: "unused".into(),
             key: "unused".into(),
         };
-        let (clock, _crank) = Clock::cranked(START);
+        let (clock, crank) = Clock::cranked(START);
         let opened = Store::open(&off, &clock).expect("a store that is off opens");
         let cache = Arc::new(Cache::with_freshness(plan.freshness));
         let mut random = fastrand::Rng::with_seed(plan.seed);
+        let floor_ms = [0, 0, 6 * HOUR_MS, 20 * HOUR_MS][random.usize(..4)];
         Self {
+            clock,
+            crank,
+            wall_ahead: 0,
+            dated: false,
+            floor_ms,
             checker: Checker::new(plan.seed, START, plan.keys),
             upstream: Upstream::new(plan.seed),
             views: views(&cache, &metrics),
             ticking: [false; WORKERS],
-            writer: writer(&plan, random.u64(..), &cache, &opened.store, &metrics),
+            writer: writer(
+                &plan,
+                floor_ms,
+                random.u64(..),
+                &cache,
+                &opened.store,
+                &metrics,
+            ),
             store: opened.store,
             metrics,
             cache,
@@ -161,6 +192,48 @@ impl World {
         self.checker.now
     }
 
+    /// Time passes on all clocks.
+    fn pass_until(&mut self, at: UnixMs) {
+        let ms = at.since(self.now());
+        self.crank.advance(ms);
+        self.checker.now = self.now().plus(ms);
+        self.compare_clocks();
+    }
+
+    fn compare_clocks(&mut self) {
+        let time = self.clock.now();
+        self.checker.clock_shows(time);
+        let behind = self.now().since(time);
+        // A `Date` has whole seconds. At a start the wall clock is all there is.
+        let right = behind <= 1100 || !self.dated;
+        self.checker.holds(right, "T-4 never behind", |_| {
+            format!("the process is {behind} ms behind")
+        });
+    }
+
+    /// As the driver does it: what has become of the clocks, then what has happened.
+    fn turn(&mut self, event: impl FnOnce(&mut Writer, UnixMs) -> Work) {
+        let seen = self.clock.observe();
+        self.compare_clocks();
+        if seen.doubtful || self.checker.ahead_ms > 1100 {
+            let now = self.now();
+            self.checker.excuse(now);
+        }
+        let mut work = self.writer.clock(&seen);
+        work.add(event(&mut self.writer, seen.now));
+        self.writer.survey(seen.now, &mut work);
+        self.take(work);
+    }
+
+    /// I9: what operators see holds no token.
+    fn read_outputs(&mut self) {
+        let status = format!("{:?}{}", self.writer.status(), self.metrics.render());
+        let token = |part: &str| part.starts_with(|it: char| it.is_ascii_digit());
+        let found = status.split('#').skip(1).any(token);
+        self.checker
+            .holds(!found, "I9 no token in any output", |_| status.clone());
+    }
+
     fn at(&mut self, at: UnixMs, what: What) {
         self.planned += 1;
         self.calendar.push(Reverse((at, self.planned, what)));
@@ -168,18 +241,30 @@ impl World {
 
     /// Draws keys, their callers, and the troubles.
     fn draw(&mut self) {
-        self.upstream.draw_faults(START, self.end);
+        if self.plan.refused {
+            let from = START.plus(HOUR_MS);
+            self.upstream.refuse_some(from, self.end);
+        } else {
+            self.upstream.draw_faults(START, self.end);
+        }
         for key in 0..self.plan.keys {
             self.add_key();
             let life = self.lives[key];
             // One key in ten is hot, one in ten idles for lives, the rest is asked for now and then.
             self.gaps[key] = match key % 10 {
+                _ if self.plan.refused => match key % 3 {
+                    0 => 3000,
+                    _ => life / 8,
+                },
                 0 => 60_000,
                 1 => life * 3,
                 _ => (life >> self.random.u32(1..6)).max(5 * MINUTE_MS),
             };
             let first = START.plus(self.random.u64(..10 * MINUTE_MS));
             self.at(first, What::Asks(key));
+        }
+        if self.plan.refused {
+            return;
         }
         for (what, mean) in [
             (What::AsksNew, 10 * MINUTE_MS),
@@ -188,6 +273,7 @@ impl World {
             (What::PurgesAll, 40 * HOUR_MS),
             (What::Restarts, 15 * HOUR_MS),
             (What::Sleeps, 20 * HOUR_MS),
+            (What::Steps, 20 * HOUR_MS),
         ] {
             self.again(what, mean);
         }
@@ -216,7 +302,8 @@ impl World {
             HOUR_MS,
             10 * MINUTE_MS,
         ];
-        let life = lives[self.random.usize(..lives.len())];
+        let first = if self.plan.refused { 3 } else { 0 };
+        let life = lives[self.random.usize(first..lives.len())];
         self.lives.push(life);
         self.gaps.push(0);
         self.checker.books(key);
@@ -229,12 +316,14 @@ impl World {
         let Some(next) = next.filter(|at| *at < self.end) else {
             return false;
         };
-        if let Some(wake_at) = self.wake_at.filter(|at| *at <= next) {
-            self.checker.now = self.now().max(wake_at);
-            let work = self.writer.woken(self.now());
-            self.take(work);
+        let time = self.clock.now();
+        let wake_at = self.wake_at.map(|at| self.now().plus(at.since(time)));
+        if let Some(wake_at) = wake_at.filter(|at| *at <= next) {
+            self.pass_until(wake_at);
+            self.turn(Writer::woken);
             // It never asks to be woken in the past again.
-            let stuck = self.wake_at.is_some_and(|at| at <= self.now());
+            let time = self.clock.now();
+            let stuck = self.wake_at.is_some_and(|at| at <= time);
             self.checker.holds(!stuck, "it does not stand still", |_| {
                 "woken in vain".into()
             });
@@ -243,7 +332,7 @@ impl World {
         let Some(Reverse((at, _, what))) = self.calendar.pop() else {
             return false;
         };
-        self.checker.now = self.now().max(at);
+        self.pass_until(at);
         self.perform(what);
         true
     }
@@ -253,8 +342,7 @@ impl World {
             What::Tick(view) => {
                 self.ticking[view] = false;
                 let used = self.views[view].tick();
-                let work = self.writer.used(self.now(), &used);
-                self.take(work);
+                self.turn(|writer, now| writer.used(now, &used));
             }
             What::Lands(call) => self.land(call),
             What::GivesUp(number) => {
@@ -319,10 +407,25 @@ impl World {
                 // A pause of the machine, or a night.
                 let ms = [30_000, 10 * MINUTE_MS, 8 * HOUR_MS][self.random.usize(..3)];
                 self.checker.note(Note::Slept(ms));
-                self.checker.now = self.now().plus(ms);
-                let now = self.now();
+                let now = self.now().plus(ms);
+                self.pass_until(now);
                 self.checker.excuse(now);
                 self.again(What::Sleeps, 20 * HOUR_MS);
+            }
+            What::Looks => self.turn(Writer::woken),
+            What::Steps => {
+                // Every other time it is put right.
+                let day = 24 * HOUR_MS.cast_signed();
+                let most = [2000, 5 * 60_000, 3_600_000, day][self.random.usize(..4)];
+                let to = match self.wall_ahead {
+                    0 => self.random.i64(-most..=most),
+                    _ => 0,
+                };
+                self.checker.note(Note::Stepped(to));
+                self.crank.step(to - self.wall_ahead);
+                self.wall_ahead = to;
+                self.at(self.now().plus(1000), What::Looks);
+                self.again(What::Steps, 20 * HOUR_MS);
             }
         }
     }
@@ -339,6 +442,10 @@ impl World {
         let waiter = self.look(key, view, wanted, Turn::First, |_| ());
         let Some(waiter) = waiter else {
             self.checker.figures.hits += 1;
+            // Where the upstream gives a new token whenever it is asked.
+            if self.upstream.repeat_above == 100 && self.lives[key] > self.floor_ms * 5 / 4 {
+                self.checker.has_floor(key, self.floor_ms, last);
+            }
             return;
         };
         self.checker.waits(key, wanted, last);
@@ -369,7 +476,7 @@ impl World {
         turn: Turn,
         nothing: impl FnOnce(&mut Self),
     ) -> Option<Waiter> {
-        let now = self.now();
+        let now = self.clock.now();
         let held = self.checker.books(key).held;
         let (target, force) = match (wanted, held) {
             (Wanted::Bypass, _) => (format!("b{key}"), Some(Force::Always)),
@@ -414,8 +521,10 @@ impl World {
             }
             Found::Wait(waiter, leader) => {
                 if let Some((slot, leader)) = leader {
-                    let work = self.writer.demanded(now, slot, leader);
-                    self.take(work);
+                    if leader.is_forced() {
+                        self.checker.forced(key);
+                    }
+                    self.turn(|writer, now| writer.demanded(now, slot, leader));
                 }
                 Some(waiter)
             }
@@ -473,11 +582,7 @@ impl World {
         self.wake_at = work.wake_at;
         let now = self.now();
         for job in work.jobs {
-            let name = job.ask.key.resource.as_str();
-            let key: usize = name
-                .strip_prefix("key-")
-                .and_then(|n| n.parse().ok())
-                .expect("a key of ours");
+            let key = number_of(&job.ask.key);
             self.checker.figures.forced += u64::from(job.ask.revoked.is_some());
             self.checker.call(key);
             if let Some(window) = self.upstream.window(now).copied() {
@@ -487,7 +592,10 @@ impl World {
                         let minutes = window.to.since(window.from) / MINUTE_MS;
                         format!("more than {most} within {minutes} min, {:?}", window.fault)
                     });
-                self.checker.excuse(now);
+                // What is about some keys excuses no others.
+                if !matches!(window.fault, Fault::Some(..)) {
+                    self.checker.excuse(now);
+                }
             }
             let call = self.upstream.call(now, key, self.lives[key]);
             self.planned += 1;
@@ -497,6 +605,7 @@ impl World {
                 id: job.id,
                 key,
                 epoch: self.checker.books(key).epoch,
+                sent: self.clock.boot(),
                 answer: call.answer,
             };
             self.flying.insert(number, flying);
@@ -509,25 +618,34 @@ impl World {
             return;
         };
         let (key, id) = (flying.key, flying.id);
+        // Who answers says what time it is.
+        let silent = [Class::Unreachable, Class::Timeout, Class::Lost];
+        let answers = |error: &FetchError| !silent.contains(&error.class);
+        if flying.answer.as_ref().err().is_none_or(answers) {
+            let date = UnixMs(now.as_secs() * 1000);
+            self.clock.learn(date, flying.sent);
+            self.dated = true;
+        }
+        let time = self.clock.now();
         let answer = match flying.answer {
             // What the client says of a token that is over.
-            Ok((_, ends)) if ends <= now => Err(error(Class::BadExpiry, 0, None)),
+            Ok((_, ends)) if ends <= time => Err(error(Class::BadExpiry, 0, None)),
             answer => answer,
         };
+        self.compare_clocks();
         let counts = self.checker.books(key).epoch == flying.epoch;
         self.checker.landed(key, counts, &answer);
         let token = answer.map(|(number, ends)| AccessToken {
             secret: Secret::new(format!("key-{key}#{number}").into_bytes()),
             lifetime: Lifetime {
-                received_at: now,
+                received_at: time,
                 expires_on_s: ends.as_secs(),
                 not_before_s: None,
                 refresh_in_s: None,
             },
             client_id: None,
         });
-        let work = self.writer.landed(now, id, token);
-        self.take(work);
+        self.turn(|writer, now| writer.landed(now, id, token));
         self.listen();
     }
 
@@ -538,36 +656,37 @@ impl World {
             Some(key) => self.checker.forgotten(key),
             None => (0..self.keys.len()).for_each(|key| self.checker.forgotten(key)),
         }
-        let (now, wanted) = (self.now(), key.map(|key| self.keys[key].clone()));
-        let (_, _, work) = match wanted {
+        let wanted = key.map(|key| self.keys[key].clone());
+        self.turn(|writer, now| match wanted {
             Some(wanted) => {
                 let which = move |key: &TokenKey| *key == wanted;
-                self.writer.purge(now, Some(&which))
+                writer.purge(now, Some(&which)).2
             }
-            None => self.writer.purge(now, None),
-        };
-        self.take(work);
+            None => writer.purge(now, None).2,
+        });
         self.listen();
     }
 
     /// The process ends and comes back: callers and calls are gone, and so is what the disk did not
     /// get in time.
     fn restart(&mut self) {
+        self.read_outputs();
         self.waiting.clear();
         self.flying.clear();
         let mut slots = self.cache.slots();
         slots.sort_by_key(|slot| slot.id());
         let mut restored = Vec::new();
-        let mut kept = vec![false; self.keys.len()];
         self.checker.restarted();
-        self.checker.now = self.now().plus(RESTART_MS);
-        let now = self.now();
+        let now = self.now().plus(RESTART_MS);
+        self.pass_until(now);
+        // It starts with what the wall clock shows, and with the newest token's receipt.
+        let wall = UnixMs(now.0.saturating_add_signed(self.wall_ahead));
+        (self.clock, self.crank) = Clock::cranked(wall);
+        self.dated = false;
         for slot in slots {
-            let name = slot.key().resource.as_str();
-            let key: usize = name[4..].parse().expect("a key of ours");
+            let key = number_of(slot.key());
             let entry = slot.entry().filter(|_| self.random.u8(..20) > 0);
             if let Some(entry) = entry {
-                kept[key] = now < entry.token.lifetime.expires_at();
                 restored.push(Restored {
                     key: slot.key().clone(),
                     token: Arc::clone(&entry.token),
@@ -575,6 +694,16 @@ impl World {
                     last_used: self.checker.books(key).last_asked,
                 });
             }
+        }
+        let newest = restored.iter().map(|it| it.token.lifetime.received_at);
+        if let Some(newest) = newest.max() {
+            self.clock.remember(newest);
+        }
+        self.compare_clocks();
+        let seen = self.clock.observe();
+        let mut kept = vec![false; self.keys.len()];
+        for old in &restored {
+            kept[number_of(&old.key)] = now.min(seen.earliest) < old.token.lifetime.expires_at();
         }
         for (key, kept) in kept.into_iter().enumerate() {
             let held = self.checker.books(key).held;
@@ -588,16 +717,22 @@ impl World {
         }
         self.cache = Arc::new(Cache::with_freshness(self.plan.freshness));
         self.views = views(&self.cache, &self.metrics);
-        let seed = self.random.u64(..);
+        let drawn = self.random.u64(..);
         let (cache, store, metrics) = (&self.cache, &self.store, &self.metrics);
-        self.writer = writer(&self.plan, seed, cache, store, metrics);
+        self.writer = writer(&self.plan, self.floor_ms, drawn, cache, store, metrics);
         if let Some(window) = self.upstream.window(now) {
             window.allowance += 60;
         }
         self.checker.excuse(now);
-        let work = self.writer.restore(now, restored);
+        let work = self.writer.restore_seen(&seen, restored);
         self.take(work);
     }
+}
+
+fn number_of(key: &TokenKey) -> usize {
+    let number = key.resource.as_str().strip_prefix("key-");
+    let number = number.and_then(|number| number.parse().ok());
+    number.expect("a key of ours")
 }
 
 fn views(cache: &Arc<Cache>, metrics: &Metrics) -> Vec<View> {
@@ -605,11 +740,18 @@ fn views(cache: &Arc<Cache>, metrics: &Metrics) -> Vec<View> {
     (0..WORKERS).map(view).collect()
 }
 
-fn writer(plan: &Plan, seed: u64, cache: &Arc<Cache>, store: &Store, metrics: &Metrics) -> Writer {
+fn writer(
+    plan: &Plan,
+    floor_ms: u64,
+    seed: u64,
+    cache: &Arc<Cache>,
+    store: &Store,
+    metrics: &Metrics,
+) -> Writer {
     let settings = Settings {
         max_in_flight: 4,
         max_per_second: 15,
-        outage_to_survive_ms: 0,
+        outage_to_survive_ms: floor_ms,
         rules: plan.rules,
         seed,
         ..Settings::default()

@@ -1,12 +1,11 @@
 //! From a request to its answer: who answers, and what spoils it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::delivery::{Delivery, spoil};
 use crate::faults::FaultKind;
 use crate::http::Request;
-use crate::refusals::Refusal;
+use crate::refusals::{Refusal, status_reply};
 use crate::reply::Reply;
 use crate::route::Route;
 use crate::rules::TokenRequest;
@@ -30,13 +29,14 @@ pub(crate) async fn answer(world: &Arc<World>, request: &Request) -> Answer {
         Route::Token => judge_token_request(world, request, &mut in_progress),
         other => Err(answer_document(world, request, other)),
     };
-    let fault = world.faults().next(verdict.is_ok());
-    if fault.is_some() {
-        world.tally().numbers.faulted += 1;
+    let hit = world.plan().next(verdict.is_ok(), time::steady());
+    if let Some(hit) = &hit {
+        world.tally().spoilt(hit.name, time::unix_ms());
     }
+    let (target, fault) = (&request.target(), hit.as_ref().map(|hit| &hit.kind));
     let delivery = match verdict {
-        Ok(grant) => deliver_token(world, grant, fault.as_ref()).await,
-        Err(reply) => spoil(world, reply, fault.as_ref()),
+        Ok(grant) => deliver_token(world, target, grant, fault).await,
+        Err(reply) => spoil(world, target, reply, fault),
     };
     Answer {
         delivery,
@@ -82,19 +82,23 @@ fn judge_token_request(
     })?;
 
     let tuning = world.tuning();
-    let latency = Duration::from_millis(tuning.latency_ms);
-    let now = time::steady();
+    let latency = world.weather().latency(tuning.latency_ms);
+    let (now, now_ms) = (time::steady(), time::unix_ms());
     world
         .tally()
-        .arrived(selector.to_string(), resource.clone(), now, time::unix_ms());
+        .arrived(selector.to_string(), resource.clone(), now, now_ms);
     let admitted = world.throttle().admit(now, tuning.limits);
     *in_progress = Some(InProgress {
         world: Arc::clone(world),
         admitted,
     });
     if !admitted {
-        world.tally().numbers.throttled += 1;
+        world.tally().throttled(now_ms);
         return Err(Refusal::Throttled.reply(&world.kind));
+    }
+    if let Some(status) = world.weather().refuse(now) {
+        world.tally().overloaded(now_ms);
+        return Err(status_reply(&world.kind, status));
     }
 
     let identity = world.identities.find(&selector).map_err(|refusal| {
@@ -112,24 +116,27 @@ fn judge_token_request(
 }
 
 /// Issues the token and replies with it, or with what the fault makes of it.
-async fn deliver_token(world: &World, mut grant: Grant, fault: Option<&FaultKind>) -> Delivery {
+async fn deliver_token(
+    world: &World,
+    target: &str,
+    mut grant: Grant,
+    fault: Option<&FaultKind>,
+) -> Delivery {
     tokio::time::sleep(grant.latency).await;
     // Faults that end without a token do not issue one either, so that the counts of issued
     // tokens are those that a caller can have seen.
     if fault.is_some_and(FaultKind::replaces_the_answer) {
-        return spoil(world, Reply::json(200, ""), fault);
+        return spoil(world, target, Reply::json(200, ""), fault);
     }
-    let mut changes = None;
     match fault {
         Some(FaultKind::OtherResource { resource }) => grant.resource.clone_from(resource),
         Some(FaultKind::OtherClient { client_id }) => {
             grant.identity.client_id.clone_from(client_id);
         }
-        Some(FaultKind::Edit { members }) => changes = Some(members),
         _ => {}
     }
-    let reply = token_reply(world, &grant, changes);
-    spoil(world, reply, fault)
+    let reply = token_reply(world, &grant, fault);
+    spoil(world, target, reply, fault)
 }
 
 #[cfg(test)]
@@ -137,7 +144,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited};
+    use crate::testing::{Connection, RESOURCE, ask, start, token_target, unlimited, wait_until};
     use crate::{Fault, FaultKind, Limits, Settings};
 
     #[test]
@@ -219,11 +226,5 @@ mod tests {
             "stopping closes the connection that waits"
         );
         waiting.join().unwrap().unwrap();
-    }
-
-    fn wait_until(condition: impl Fn() -> bool) {
-        while !condition() {
-            thread::yield_now();
-        }
     }
 }

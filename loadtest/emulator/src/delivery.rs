@@ -3,14 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::faults::{FaultKind, html_page};
 use crate::refusals::status_reply;
 use crate::reply::Reply;
+use crate::script::{self, Step};
+use crate::template::{self, Values};
 use crate::world::World;
 
 /// A stream of bytes over a TCP socket that faults can get at.
@@ -46,6 +47,11 @@ pub(crate) enum Delivery {
         reply: Reply,
         pause: Duration,
     },
+    Script {
+        reply: Reply,
+        steps: Vec<Step>,
+        url: String,
+    },
     Hang,
     Reset,
 }
@@ -57,15 +63,47 @@ pub(crate) enum After {
     CloseIn(Duration),
 }
 
-/// What a fault makes of a reply. Those that change the token or its members have done so before.
-pub(crate) fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> Delivery {
+/// What a fault makes of a reply to a request for `target`. Those that change the token or its
+/// members have done so before, those of the connection before that.
+pub(crate) fn spoil(
+    world: &World,
+    target: &str,
+    reply: Reply,
+    fault: Option<&FaultKind>,
+) -> Delivery {
+    let url = || format!("{}{target}", world.base_url());
+    let of_status = |status: Option<u16>, reply: Reply| match status {
+        Some(status) => status_reply(&world.kind, status),
+        None => reply,
+    };
+    let fill = |text: &str, reply: &Reply| {
+        let (server, url) = (world.kind.server_header(), &url());
+        template::fill(text, &Values { reply, server, url })
+    };
     match fault {
         None
         | Some(
             FaultKind::OtherResource { .. }
             | FaultKind::OtherClient { .. }
-            | FaultKind::Edit { .. },
+            | FaultKind::Edit { .. }
+            | FaultKind::Expiry { .. }
+            | FaultKind::Issue { .. }
+            | FaultKind::Unchanged
+            | FaultKind::Accept { .. },
         ) => Delivery::Whole(reply),
+        Some(FaultKind::Rewrite { text, status }) => {
+            let body = fill(text, &reply);
+            Delivery::Whole(Reply {
+                status: *status,
+                body,
+                ..reply
+            })
+        }
+        Some(FaultKind::Script { steps, status }) => Delivery::Script {
+            reply: of_status(*status, reply),
+            steps: steps.clone(),
+            url: url(),
+        },
         Some(FaultKind::Status {
             status,
             retry_after_s,
@@ -85,11 +123,9 @@ pub(crate) fn spoil(world: &World, reply: Reply, fault: Option<&FaultKind>) -> D
             None => Reply::json(*status, text.clone()),
         }),
         Some(FaultKind::Header { line, status }) => {
-            let reply = match status {
-                Some(status) => status_reply(&world.kind, *status),
-                None => reply,
-            };
-            Delivery::Whole(reply.with_line(line.clone()))
+            let reply = of_status(*status, reply);
+            let line = String::from_utf8_lossy(&fill(line, &reply)).into_owned();
+            Delivery::Whole(reply.with_line(line))
         }
         Some(FaultKind::Html) => {
             let page = html_page(world.address);
@@ -140,29 +176,31 @@ impl Delivery {
             } => {
                 let head = reply.head(server, keep_alive);
                 stream.write_all(head.as_bytes()).await?;
-                for chunk in reply.body.as_bytes().chunks(chunk_bytes) {
-                    stream.write_all(chunk).await?;
-                    stream.flush().await?;
-                    tokio::time::sleep(pause).await;
-                }
+                script::drip(stream, &reply.body, chunk_bytes, pause).await?;
                 Ok(After::GoOn)
             }
             Self::Truncated { reply, send_bytes } => {
                 let sent = send_bytes.min(reply.body.len().saturating_sub(1));
                 let mut bytes = reply.head(server, keep_alive).into_bytes();
-                bytes.extend_from_slice(&reply.body.as_bytes()[..sent]);
+                bytes.extend_from_slice(&reply.body[..sent]);
                 stream.write_all(&bytes).await?;
                 stream.shutdown().await?;
                 Ok(After::Close)
             }
+            Self::Script { reply, steps, url } => {
+                let values = Values {
+                    reply: &reply,
+                    server,
+                    url: &url,
+                };
+                script::play(&steps, stream, &values).await
+            }
             Self::Hang => {
-                let mut ignored = [0; 1024];
-                while stream.read(&mut ignored).await? > 0 {}
+                script::hang(stream).await?;
                 Ok(After::Close)
             }
             Self::Reset => {
-                // Closing with no time to linger makes the kernel send RST instead of FIN.
-                SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO))?;
+                script::reset(stream)?;
                 Ok(After::Close)
             }
         }

@@ -2,29 +2,31 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::door::{Door, listen};
 use crate::faults::Fault;
 use crate::kind::assertion;
-use crate::server::serve;
+use crate::plan::{ModeError, Planned};
+use crate::scenario::{Scenario, ScenarioState};
+use crate::server::{serve, serve_control};
 use crate::settings::{Limits, Settings, Tuning};
 use crate::tally::Counts;
-use crate::time;
 use crate::world::World;
-use crate::{Entra, Kind};
-
-/// Connections the kernel holds for us until they are accepted.
-const BACKLOG: i32 = 1024;
+use crate::{Entra, Kind, Latency, Pressure};
+use crate::{time, timeline};
 
 /// A running emulator. Every method may be called from any thread, inside a runtime or not;
 /// dropping it stops it.
 pub struct Emulator {
     world: Arc<World>,
+    runtime: Handle,
+    control: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -38,6 +40,11 @@ impl Emulator {
     pub fn start(settings: Settings) -> io::Result<Self> {
         let listener = listen(settings.listen)?;
         let address = listener.local_addr()?;
+        let control_listener = settings.control.map(listen).transpose()?;
+        let control = match &control_listener {
+            Some(listener) => Some(listener.local_addr()?),
+            None => None,
+        };
         let world = Arc::new(World::new(settings, address)?);
         if let Kind::Entra(Entra {
             federated_token_file: Some(file),
@@ -50,9 +57,11 @@ impl Emulator {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let listener = {
-            let _entered = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
+        let handle = runtime.handle().clone();
+        let (door, control_listener) = {
+            let _entered = handle.enter();
+            let control = control_listener.map(tokio::net::TcpListener::from_std);
+            (Door::new(listener, &world)?, control.transpose()?)
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let shared = Arc::clone(&world);
@@ -60,8 +69,11 @@ impl Emulator {
             .name("emulator".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
+                    if let Some(listener) = control_listener {
+                        tokio::spawn(serve_control(listener, Arc::clone(&shared)));
+                    }
                     tokio::select! {
-                        () = serve(listener, shared) => {}
+                        () = serve(door, shared) => {}
                         _ = stopped => {}
                     }
                 });
@@ -69,6 +81,8 @@ impl Emulator {
             })?;
         Ok(Self {
             world,
+            runtime: handle,
+            control,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -84,6 +98,12 @@ impl Emulator {
     #[must_use]
     pub fn base_url(&self) -> String {
         self.world.base_url()
+    }
+
+    /// Where the control path listens besides, if that was chosen.
+    #[must_use]
+    pub fn control_address(&self) -> Option<SocketAddr> {
+        self.control
     }
 
     /// The counts since the start or the last reset.
@@ -122,9 +142,70 @@ impl Emulator {
         self.world.kind.environment(&self.world)
     }
 
-    /// Puts a fault in force, or takes it away.
+    /// Puts a fault in force in place of all that are, or takes them all away.
     pub fn set_fault(&self, fault: Option<Fault>) {
-        self.world.faults().set(fault);
+        self.world.change_plan(|plan| plan.set(fault));
+    }
+
+    /// Puts a mode of the catalogue in force beside those that are; one of the same name gives
+    /// way. A name will do for all token requests until it is cleared.
+    ///
+    /// # Errors
+    /// If there is no such mode, if it does not apply to the kind, or if its share is none.
+    pub fn set_mode(&self, planned: impl Into<Planned>) -> Result<(), ModeError> {
+        let (planned, kind) = (planned.into(), &self.world.kind);
+        self.world
+            .change_plan(|plan| plan.add(&planned, kind, time::steady()))
+    }
+
+    /// Takes a mode away, if it is in force.
+    pub fn clear_mode(&self, name: &str) {
+        self.world.change_plan(|plan| plan.clear(name));
+    }
+
+    /// Takes every fault away, with or without a name.
+    pub fn clear_modes(&self) {
+        self.set_fault(None);
+    }
+
+    /// The modes in force, with what is left of each.
+    #[must_use]
+    pub fn active_modes(&self) -> Vec<Planned> {
+        self.world.plan().planned(time::steady())
+    }
+
+    /// Plays a scenario from its start, in place of the one that is played.
+    pub fn play(&self, scenario: Scenario) {
+        timeline::start(&self.world, scenario, &self.runtime);
+    }
+
+    /// Ends the scenario that is played, if one is, and goes back to the settings before it.
+    pub fn stop_scenario(&self) {
+        timeline::stop(&self.world);
+    }
+
+    /// Where the scenario that is played stands.
+    #[must_use]
+    pub fn scenario(&self) -> Option<ScenarioState> {
+        timeline::state(&self.world)
+    }
+
+    /// Sets how long granted token requests wait, in place of `latency_ms`; `None` goes back to
+    /// that.
+    ///
+    /// # Errors
+    /// If it is not a distribution of waits.
+    pub fn set_latency(&self, latency: Option<Latency>) -> Result<(), &'static str> {
+        self.world.set_latency(latency)
+    }
+
+    /// Takes capacity away that comes back by itself, unless it is hammered; `None` gives all of
+    /// it back.
+    ///
+    /// # Errors
+    /// If its rates or shares are none.
+    pub fn set_pressure(&self, pressure: Option<Pressure>) -> Result<(), &'static str> {
+        self.world.set_pressure(pressure)
     }
 
     /// Sets the life, in seconds, of tokens issued from now on; at least 1.
@@ -226,20 +307,6 @@ fn federated_token(world: &World, lifetime_s: u64) -> String {
     };
     let now_s = time::unix_ms() / 1000;
     assertion::issue(&world.key, &options.subject, now_s, lifetime_s)
-}
-
-/// Binds a listener that may take over an address whose last connections are still fading.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
-//! The ways in which the endpoint can be made to fail, and which request fails next.
+//! The ways in which the endpoint can be made to fail.
 //!
 //! A fault spoils token requests that would otherwise have been granted, so that probes, refusals
 //! and throttling stay as they are; with `all_requests` it spoils everything but the control
-//! path, as when the endpoint is gone.
+//! path, as when the endpoint is gone. Which request fails next is for `plan` to say; the faults
+//! that have a name are in `modes`.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::ExpiryForm;
+use crate::script::{Step, uses_the_token};
+use crate::template;
 
 /// A planned failure.
 ///
@@ -48,9 +53,27 @@ pub enum FaultKind {
         #[serde(default)]
         content_type: Option<String>,
     },
+    /// The right answer around another body.
+    Rewrite {
+        /// The body, with placeholders for what the right one holds; see the README.
+        text: String,
+        /// 200 to 599. As JSON 200 if left out.
+        #[serde(default = "default_status")]
+        status: u16,
+    },
+    /// Steps on the connection in place of the answer: what is sent, when, and how it ends.
+    Script {
+        /// The steps in their order. If none ends the connection, it goes on.
+        steps: Vec<Step>,
+        /// Placeholders stand for parts of the answer with this status instead of the right
+        /// one; 300 to 599.
+        #[serde(default)]
+        status: Option<u16>,
+    },
     /// One header line more, on the right answer or on that of a status: with 302, a redirect.
     Header {
-        /// The line as it is sent, without its end: `Location: http://127.0.0.1:1/`.
+        /// The line as it is sent, without its end: `Location: http://127.0.0.1:1/`. It may have
+        /// placeholders.
         line: String,
         /// 300 to 599.
         #[serde(default)]
@@ -61,6 +84,26 @@ pub enum FaultKind {
         /// Values to put in place of the right ones, or to add at the end; null takes a member
         /// away.
         members: Map<String, Value>,
+    },
+    /// `expires_on` in another spelling, and no `expires_in` to fall back on.
+    Expiry {
+        /// The spelling.
+        spelling: ExpirySpelling,
+    },
+    /// A genuine token of another date: issued anew, as if the clock stood elsewhere.
+    Issue {
+        /// Seconds from now to the moment of issuance; negative for the past.
+        shift_s: i64,
+        /// Its life in seconds, if it is to be another than usual.
+        #[serde(default)]
+        lifetime_s: Option<u64>,
+    },
+    /// The token issued before once more, whatever its age and whatever is asked for.
+    Unchanged,
+    /// Not an answer but the connection itself fails, before a request is read.
+    Accept {
+        /// What becomes of a caller that connects.
+        how: Accept,
     },
     /// No answer at all; the connection stays open until the caller closes it.
     Hang,
@@ -101,20 +144,92 @@ pub enum FaultKind {
     },
 }
 
+/// Spellings of `expires_on` that no source uses, or that not every client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpirySpelling {
+    /// Milliseconds since the Unix epoch, as a string.
+    Milliseconds,
+    /// Seconds as a JSON number.
+    Number,
+    /// Seconds with a fraction, as a JSON number.
+    Float,
+    /// Seconds with a fraction, as a string.
+    FloatText,
+    /// Seconds in hexadecimal with `0x`, as a string.
+    Hex,
+    /// Seconds between spaces, as a string.
+    Spaced,
+    /// `2024-10-18T19:51:37.0000000+00:00`
+    Iso8601,
+    /// `06/20/2019 02:57:58 +00:00`
+    UsDate,
+}
+
+impl ExpirySpelling {
+    /// The changes to a success body that make it so.
+    pub(crate) fn members(self, expires_on_s: u64) -> Map<String, Value> {
+        let written = match self {
+            Self::Milliseconds => format!("{expires_on_s}000").into(),
+            Self::Number => expires_on_s.into(),
+            // Seconds of this era are exact in 53 bits, and a half is exact in any.
+            Self::Float => format!("{expires_on_s}.5")
+                .parse::<f64>()
+                .map_or(Value::Null, Value::from),
+            Self::FloatText => format!("{expires_on_s}.5").into(),
+            Self::Hex => format!("{expires_on_s:#x}").into(),
+            Self::Spaced => format!(" {expires_on_s} ").into(),
+            Self::Iso8601 => ExpiryForm::Iso8601.write(expires_on_s),
+            Self::UsDate => ExpiryForm::LinuxDate.write(expires_on_s),
+        };
+        Map::from_iter([
+            ("expires_on".to_owned(), written),
+            ("expires_in".to_owned(), Value::Null),
+            ("ext_expires_in".to_owned(), Value::Null),
+        ])
+    }
+}
+
+/// What becomes of a caller that connects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accept {
+    /// Nobody listens: the address refuses connections until the fault ends.
+    Refuse,
+    /// The backlog is full: connections are not established until the fault ends.
+    Full,
+    /// The connection is reset at once.
+    Reset,
+    /// The connection is closed at once.
+    Close,
+    /// The connection is kept and nothing is read from it.
+    Ignore,
+    /// This is sent before anything is read, in the clear, and the connection closed.
+    Say(String),
+    /// Over TLS, with a certificate that nobody was told of.
+    OtherCertificate,
+}
+
 impl FaultKind {
     /// Whether the caller gets something else than a token.
     pub(crate) fn replaces_the_answer(&self) -> bool {
         match self {
+            Self::Script { status, steps } => status.is_some() || !uses_the_token(steps),
+            Self::Rewrite { text, .. } => !template::uses_the_token(text),
             Self::Status { .. }
             | Self::Body { .. }
             | Self::Header {
                 status: Some(_), ..
             }
+            | Self::Accept { .. }
             | Self::Hang
             | Self::Reset
             | Self::Html => true,
             Self::Header { status: None, .. }
             | Self::Edit { .. }
+            | Self::Expiry { .. }
+            | Self::Issue { .. }
+            | Self::Unchanged
             | Self::Drip { .. }
             | Self::Truncate { .. }
             | Self::CloseKeptAlive { .. }
@@ -123,17 +238,26 @@ impl FaultKind {
         }
     }
 
-    /// The statuses it may have, if it has one that is not among them.
-    fn statuses_it_breaks(&self) -> Option<&'static str> {
+    /// What is wrong with its members, if something is.
+    fn mistake(&self) -> Option<String> {
         let (status, allowed, words) = match self {
             Self::Status { status, .. } => (Some(*status), 300..600, "300 to 599"),
-            Self::Header { status, .. } => (*status, 300..600, "300 to 599"),
-            Self::Body { status, .. } => (Some(*status), 200..600, "200 to 599"),
-            _ => return None,
+            Self::Header { status, .. } | Self::Script { status, .. } => {
+                (*status, 300..600, "300 to 599")
+            }
+            Self::Body { status, .. } | Self::Rewrite { status, .. } => {
+                (Some(*status), 200..600, "200 to 599")
+            }
+            _ => (None, 0..0, ""),
         };
-        status
-            .is_some_and(|status| !allowed.contains(&status))
-            .then_some(words)
+        if status.is_some_and(|status| !allowed.contains(&status)) {
+            return Some(format!("status must be {words}"));
+        }
+        match self {
+            Self::Rewrite { text, .. } | Self::Header { line: text, .. } => template::mistake(text),
+            Self::Script { steps, .. } => steps.iter().find_map(Step::mistake),
+            _ => None,
+        }
     }
 }
 
@@ -188,8 +312,8 @@ impl Fault {
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let given: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let fault = Self::deserialize(&given).map_err(|error| error.to_string())?;
-        if let Some(allowed) = fault.kind.statuses_it_breaks() {
-            return Err(format!("status must be {allowed}"));
+        if let Some(mistake) = fault.kind.mistake() {
+            return Err(mistake);
         }
         let known = serde_json::to_value(&fault).map_err(|error| error.to_string())?;
         let mut names = given
@@ -200,42 +324,6 @@ impl Fault {
             Some(unknown) => Err(format!("unknown name `{unknown}` for this kind of fault")),
             None => Ok(fault),
         }
-    }
-}
-
-/// The fault now in force, if any.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    current: Option<Fault>,
-}
-
-impl Faults {
-    pub(crate) fn set(&mut self, fault: Option<Fault>) {
-        self.current = fault;
-    }
-
-    pub(crate) fn current(&self) -> Option<&Fault> {
-        self.current.as_ref()
-    }
-
-    /// The failure of the next request; uses up one of its times.
-    pub(crate) fn next(&mut self, would_be_granted: bool) -> Option<FaultKind> {
-        let fault = self
-            .current
-            .as_mut()
-            .filter(|it| it.all_requests || would_be_granted)?;
-        if let Some(times) = &mut fault.times {
-            let Some(left) = times.checked_sub(1) else {
-                self.current = None;
-                return None;
-            };
-            *times = left;
-        }
-        let kind = fault.kind.clone();
-        if fault.times == Some(0) {
-            self.current = None;
-        }
-        Some(kind)
     }
 }
 
@@ -250,24 +338,6 @@ pub(crate) fn html_page(address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_fault_with_times_ends_by_itself() {
-        let mut faults = Faults::default();
-        faults.set(Some(Fault::times(FaultKind::Hang, 2)));
-        assert_eq!(faults.next(false), None);
-        assert_eq!(faults.next(true), Some(FaultKind::Hang));
-        assert_eq!(faults.next(true), Some(FaultKind::Hang));
-        assert_eq!(faults.next(true), None);
-        assert_eq!(faults.current(), None);
-    }
-
-    #[test]
-    fn a_fault_for_all_requests_spoils_refusals_too() {
-        let mut faults = Faults::default();
-        faults.set(Some(Fault::always(FaultKind::Reset).for_all_requests()));
-        assert_eq!(faults.next(false), Some(FaultKind::Reset));
-    }
 
     #[test]
     fn the_json_form_has_defaults_and_refuses_unknown_names() {
@@ -293,6 +363,11 @@ mod tests {
             r#"{"kind":"body","text":"","status":100}"#,
             r#"{"kind":"header","line":"","status":200}"#,
             r#"{"kind":"edit","members":[]}"#,
+            r#"{"kind":"rewrite","text":"{what}"}"#,
+            r#"{"kind":"rewrite","text":"","status":199}"#,
+            r#"{"kind":"script","steps":[{"send":"{pad}"}]}"#,
+            r#"{"kind":"script","steps":["dance"]}"#,
+            r#"{"kind":"accept","how":"slam"}"#,
             r#"{"kind":"explode"}"#,
             "[]",
         ] {

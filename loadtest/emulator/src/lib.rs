@@ -16,7 +16,11 @@
 //! - `token_reply` makes the success: `issuer` (a new token or the last one again?), `claims` and
 //!   `key` (what a token says, and who signs it), `fields` and `expiry_form` (how it is written).
 //! - `refusals` words every error; `metadata` and `discovery` hold the few other documents.
-//! - `faults` spoils an answer, `delivery` sends it as a `reply`, whole or not.
+//! - `faults` says what can go wrong, `plan` what goes wrong next, `modes` gives names to it.
+//!   `delivery` sends an answer as a `reply`, whole or not, or as a `script` of steps, whose texts
+//!   are a `template`, in `gzip` if need be. `door` has the faults that come before a request.
+//! - `weather` makes answers slow and capacity short; a `scenario`, read by `scenario_file` with
+//!   its `span`s, makes all of this happen in its `timeline`.
 //! - `tally` counts, `journal` keeps requests, `control` lets a test steer over HTTP.
 //! - `emulator` is the handle that embeds all this in a test or a demo; `settings` its options.
 //!
@@ -41,10 +45,12 @@ mod claims;
 mod control;
 mod delivery;
 mod discovery;
+mod door;
 mod emulator;
 mod expiry_form;
 mod faults;
 mod fields;
+mod gzip;
 mod http;
 mod identities;
 mod identity_file;
@@ -53,6 +59,8 @@ mod journal;
 mod key;
 mod kind;
 mod metadata;
+mod modes;
+mod plan;
 mod query;
 #[cfg(test)]
 mod recordings;
@@ -60,25 +68,38 @@ mod refusals;
 mod reply;
 mod route;
 mod rules;
+mod scenario;
+mod scenario_file;
+mod script;
 mod server;
 mod settings;
+mod span;
 mod tally;
+mod template;
 #[cfg(test)]
 mod testing;
 mod throttle;
 mod time;
+mod timeline;
 mod tls;
 mod token_reply;
+mod weather;
 mod world;
 
 pub use emulator::Emulator;
 pub use expiry_form::ExpiryForm;
-pub use faults::{Fault, FaultKind};
+pub use faults::{Accept, ExpirySpelling, Fault, FaultKind};
 pub use identities::{Identities, Identity};
 pub use identity_file::IdentityError;
 pub use key::PUBLISHED_TEST_KEY_PEM;
 pub use kind::{
     AppService, AppService2017, ArcAgent, AzureMl, DEFAULT_SECRET, Entra, Kind, ServiceFabric,
 };
+pub use modes::{Group, Keep, Mode, mode_table, modes};
+pub use plan::{ModeError, Planned};
+pub use scenario::{Phase, Scenario, ScenarioState};
+pub use scenario_file::ScenarioError;
+pub use script::Step;
 pub use settings::{Limits, Settings, Tuning};
-pub use tally::{CallCount, Counts};
+pub use tally::{CallCount, Counts, Second};
+pub use weather::{Latency, Pressure};

@@ -1,23 +1,48 @@
 //! `foretoken-emulator`: the emulator as a program. Prints where it listens; Ctrl-C ends it.
 
+mod ctl;
+mod fault_flags;
 mod kind_flags;
 
 use std::fs;
+use std::future::pending;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use foretoken_emulator::{Emulator, Identities, Limits, Settings};
 
+use crate::ctl::Ctl;
+use crate::fault_flags::FaultFlags;
 use crate::kind_flags::KindFlags;
+
+/// How often the end of a scenario is looked for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Emulates Azure's sources of managed identity tokens, with limits and faults.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     kind: KindFlags,
+
+    #[command(flatten)]
+    faults: FaultFlags,
+
+    /// Where the control path listens besides, out of reach of faults
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    control: Option<SocketAddr>,
+
+    /// The seed of what is left to chance
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
 
     /// service-fabric, entra: where to write the certificate that callers may trust (PEM)
     #[arg(long, value_name = "FILE")]
@@ -72,28 +97,88 @@ struct Options {
     no_limits: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+#[derive(Subcommand)]
+enum Command {
+    Ctl(Ctl),
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: a mistake in a file or on the command line is no reason for a backtrace.
+            eprintln!("foretoken-emulator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut options: Options) -> anyhow::Result<()> {
+    if let Some(Command::Ctl(ctl)) = options.command.take() {
+        return ctl.run();
+    }
+    if options.faults.list_faults {
+        let _ = write!(io::stdout(), "{}", options.faults.catalogue()?);
+        return Ok(());
+    }
+    let scenario = options.faults.scenario()?;
     let trust_file = options.trust_file.clone();
+    let modes = std::mem::take(&mut options.faults.fault);
+    let exit = options.faults.exit;
     let emulator = Emulator::start(settings(options)?).context("cannot start")?;
     if let Some(file) = trust_file {
         let trusted = emulator.ca_pem().or(emulator.certificate_pem());
         let trusted = trusted.context("--trust-file needs a kind that speaks TLS")?;
         fs::write(&file, trusted).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    println!("foretoken-emulator listening on {}", emulator.base_url());
-    for (name, value) in emulator.environment() {
-        println!("{name}={value}");
+    for mode in &modes {
+        emulator.set_mode(mode.as_str())?;
     }
+    say(&format!(
+        "foretoken-emulator listening on {}",
+        emulator.base_url()
+    ));
+    if let Some(address) = emulator.control_address() {
+        say(&format!("control path on http://{address}"));
+    }
+    for (name, value) in emulator.environment() {
+        say(&format!("{name}={value}"));
+    }
+    if let Some(scenario) = scenario {
+        emulator.play(scenario);
+    }
+    wait(&emulator, exit)?;
+    if exit {
+        say(&serde_json::to_string(&emulator.counts())?);
+    }
+    emulator.stop();
+    Ok(())
+}
 
+/// A line for who started it. It goes on if nobody reads that any more.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Until Ctrl-C, or until the scenario is over if it is to end with that.
+fn wait(emulator: &Emulator, exit: bool) -> anyhow::Result<()> {
+    let over = async {
+        if !exit {
+            pending::<()>().await;
+        }
+        while emulator.scenario().is_some_and(|state| !state.ended) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime
-        .block_on(tokio::signal::ctrl_c())
-        .context("cannot wait for Ctrl-C")?;
-    emulator.stop();
-    Ok(())
+    runtime.block_on(async {
+        tokio::select! {
+            () = over => Ok(()),
+            ended = tokio::signal::ctrl_c() => ended.context("cannot wait for Ctrl-C"),
+        }
+    })
 }
 
 fn settings(options: Options) -> anyhow::Result<Settings> {
@@ -127,5 +212,7 @@ fn settings(options: Options) -> anyhow::Result<Settings> {
         } else {
             limits
         },
+        control: options.control,
+        seed: options.seed,
     })
 }

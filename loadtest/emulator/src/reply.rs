@@ -15,29 +15,29 @@ use crate::time;
 pub(crate) struct Reply {
     pub status: u16,
     pub content_type: Cow<'static, str>,
-    pub body: String,
+    pub body: Vec<u8>,
     /// Header lines beside the usual ones, without their line ends.
     pub more_lines: Vec<String>,
 }
 
 impl Reply {
     pub(crate) fn json(status: u16, body: impl Into<String>) -> Self {
-        Self::new(status, "application/json; charset=utf-8", body.into())
+        Self::new(status, "application/json; charset=utf-8", body)
     }
 
     pub(crate) fn text(status: u16, body: impl Into<String>) -> Self {
-        Self::new(status, "text/plain; charset=utf-8", body.into())
+        Self::new(status, "text/plain; charset=utf-8", body)
     }
 
     pub(crate) fn new(
         status: u16,
         content_type: impl Into<Cow<'static, str>>,
-        body: String,
+        body: impl Into<String>,
     ) -> Self {
         Self {
             status,
             content_type: content_type.into(),
-            body,
+            body: body.into().into_bytes(),
             more_lines: Vec::new(),
         }
     }
@@ -83,9 +83,9 @@ impl Reply {
         server: &str,
         keep_alive: bool,
     ) -> io::Result<()> {
-        let mut bytes = self.head(server, keep_alive);
-        bytes.push_str(&self.body);
-        stream.write_all(bytes.as_bytes()).await?;
+        let mut bytes = self.head(server, keep_alive).into_bytes();
+        bytes.extend_from_slice(&self.body);
+        stream.write_all(&bytes).await?;
         stream.flush().await
     }
 }
@@ -94,8 +94,13 @@ fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         204 => "No Content",
+        201 => "Created",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
         302 => "Found",
+        304 => "Not Modified",
         307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

@@ -1,4 +1,4 @@
-//! The listener and the loop of one connection.
+//! The loop of one connection, and the loops that accept them.
 //!
 //! A loop of its own, rather than a server library, because faults need the raw socket: to reset
 //! it, to leave it hanging, or to stop within a body.
@@ -16,15 +16,19 @@ use tokio::time::timeout;
 use crate::answer::answer;
 use crate::control;
 use crate::delivery::{After, Wire};
+use crate::door::{self, Door};
 use crate::http::{ReadError, read_request};
 use crate::reply::Reply;
 use crate::route::Route;
+use crate::time;
 use crate::world::World;
 
 /// Most connections at once; the next ones wait in the backlog.
 const CONNECTION_LIMIT: usize = 4096;
-/// Pause after a failed accept (no file descriptors left), so as not to spin.
+/// Pause after a failed accept on the control listener, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Most connections to the control listener at once.
+const CONTROL_LIMIT: usize = 64;
 
 /// How long a caller may take over its TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -32,8 +36,33 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts for ever. The connections end when the runtime is dropped.
-pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
+pub(crate) async fn serve(mut door: Door, world: Arc<World>) {
     let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let (mut stream, peer) = door.accept(&world).await;
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            let door_state = world.plan().door_state();
+            let met = world.plan().next_connection(time::steady());
+            if let Some((how, name)) = &met {
+                world.tally().spoilt_connection(name);
+                if door::meet(&mut stream, how).await.is_some() {
+                    return;
+                }
+            }
+            // An error here is a caller that went away: nothing to tell anyone.
+            let _ = greet(stream, peer.ip(), &world, met.is_some(), door_state).await;
+            drop(place);
+        });
+    }
+}
+
+/// Accepts for ever on the control listener, which no fault gets at.
+pub(crate) async fn serve_control(listener: TcpListener, world: Arc<World>) {
+    let places = Arc::new(Semaphore::new(CONTROL_LIMIT));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -44,8 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, world: Arc<World>) {
         };
         let world = Arc::clone(&world);
         tokio::spawn(async move {
-            // An error here is a caller that went away: nothing to tell anyone.
-            let _ = greet(stream, peer.ip(), &world).await;
+            let _ = serve_connection(stream, peer.ip(), &world, Reach::Apart, 0).await;
             drop(place);
         });
     }
@@ -57,21 +85,31 @@ enum Reach {
     Everything,
     /// Plain HTTP where TLS is spoken: enough to steer, and no tokens.
     ControlOnly,
+    /// The same on the control listener.
+    Apart,
 }
 
 /// Finds out whether a caller speaks TLS, where that is to be spoken.
-async fn greet(stream: TcpStream, peer: IpAddr, world: &Arc<World>) -> io::Result<()> {
+async fn greet(
+    stream: TcpStream,
+    peer: IpAddr,
+    world: &Arc<World>,
+    other_certificate: bool,
+    door_state: u64,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(tls) = &world.tls else {
-        return serve_connection(stream, peer, world, Reach::Everything).await;
+        return serve_connection(stream, peer, world, Reach::Everything, door_state).await;
     };
     let mut first = [0];
     timeout(HANDSHAKE_LIMIT, stream.peek(&mut first)).await??;
     if first == [TLS_HANDSHAKE] {
+        let other = other_certificate.then(|| world.other_tls()).flatten();
+        let tls = other.unwrap_or(tls);
         let stream = timeout(HANDSHAKE_LIMIT, tls.acceptor.accept(stream)).await??;
-        serve_connection(stream, peer, world, Reach::Everything).await
+        serve_connection(stream, peer, world, Reach::Everything, door_state).await
     } else {
-        serve_connection(stream, peer, world, Reach::ControlOnly).await
+        serve_connection(stream, peer, world, Reach::ControlOnly, door_state).await
     }
 }
 
@@ -80,20 +118,32 @@ async fn serve_connection(
     peer: IpAddr,
     world: &Arc<World>,
     reach: Reach,
+    door_state: u64,
 ) -> io::Result<()> {
     let takes_chunked = world.kind.rules().forms;
     let server = world.kind.server_header();
     let mut buffer = Vec::new();
     loop {
-        let request = match read_request(&mut stream, &mut buffer, takes_chunked).await {
+        let reading = read_request(&mut stream, &mut buffer, takes_chunked);
+        let read = if reach == Reach::Apart {
+            reading.await
+        } else {
+            tokio::select! {
+                // A request that comes after a fault of connecting was set is too late.
+                biased;
+                () = door::closing_time(world, door_state) => return Ok(()),
+                read = reading => read,
+            }
+        };
+        let request = match read {
             Ok(request) => request,
             Err(ReadError::Gone) => return Ok(()),
             Err(ReadError::Refused(status)) => return refuse(&mut stream, server, status).await,
         };
         if let Route::Control(action) = Route::of(&world.kind, &request.path) {
-            let reply = control::answer(world, &request, action, peer);
+            let reply = control::answer(world, &request, action, peer, reach == Reach::Apart);
             reply.send(&mut stream, server, request.keep_alive).await?;
-        } else if reach == Reach::ControlOnly {
+        } else if reach != Reach::Everything {
             return refuse(&mut stream, server, 400).await;
         } else {
             let answer = answer(world, &request).await;

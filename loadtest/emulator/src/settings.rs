@@ -35,6 +35,11 @@ pub struct Settings {
     pub reissue_below: f64,
     /// How many token requests are served. Default: as IMDS does.
     pub limits: Limits,
+    /// Where the control path listens besides; there it is in reach while a fault keeps callers
+    /// from connecting. Default: nowhere.
+    pub control: Option<SocketAddr>,
+    /// The seed of everything that is left to chance: shares of faults, latency. Default 1.
+    pub seed: u64,
 }
 
 impl Default for Settings {
@@ -52,6 +57,8 @@ impl Default for Settings {
             latency_ms: tuning.latency_ms,
             reissue_below: tuning.reissue_below,
             limits: tuning.limits,
+            control: None,
+            seed: 1,
         }
     }
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 const KEY_LIMIT: usize = 100_000;
 /// Most arrival times kept: the latest ones.
 const ARRIVAL_LIMIT: usize = 10_000;
+/// Most seconds of which something is kept: the latest ones, over eight hours of them.
+const SECOND_LIMIT: usize = 30_000;
 /// Most arrivals of one second remembered to find the peak rate.
 const WINDOW_LIMIT: usize = 1_000_000;
 
@@ -32,8 +34,15 @@ pub struct Counts {
     pub no_identity: u64,
     /// Token calls answered 429 because of a limit.
     pub throttled: u64,
+    /// Token calls refused because capacity had fallen; see [`crate::Pressure`].
+    #[serde(default)]
+    pub overloaded: u64,
     /// Requests spoilt by a fault.
     pub faulted: u64,
+    /// Requests, and for faults of connecting connections, that each mode spoilt, by name;
+    /// faults without a name are `unnamed`.
+    #[serde(default)]
+    pub modes: BTreeMap<String, u64>,
     /// Answers with a newly issued token.
     pub tokens_issued: u64,
     /// Answers with a token issued before.
@@ -49,6 +58,24 @@ pub struct Counts {
     /// When the latest token calls arrived, in milliseconds since the Unix epoch, oldest first;
     /// the last 10 000 of them.
     pub arrivals_unix_ms: Vec<u64>,
+    /// What happened in each second in which something did, oldest first; the last 30 000.
+    #[serde(default)]
+    pub seconds: Vec<Second>,
+}
+
+/// What happened in one second of wall time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Second {
+    /// The second, since the Unix epoch.
+    pub unix_s: u64,
+    /// Token calls that arrived.
+    pub calls: u64,
+    /// Of these, answered 429 because of a limit.
+    pub throttled: u64,
+    /// Of these, refused because capacity had fallen.
+    pub overloaded: u64,
+    /// Requests spoilt by a fault.
+    pub faulted: u64,
 }
 
 /// How often a token was asked for.
@@ -72,6 +99,12 @@ impl Counts {
             .find(|it| it.selector == selector && it.resource == resource)
             .map_or(0, |it| it.calls)
     }
+
+    /// Requests that a mode spoilt; connections, for modes of connecting.
+    #[must_use]
+    pub fn spoilt_by(&self, mode: &str) -> u64 {
+        self.modes.get(mode).copied().unwrap_or(0)
+    }
 }
 
 /// The running counts.
@@ -83,6 +116,7 @@ pub(crate) struct Tally {
     arrivals_unix_ms: VecDeque<u64>,
     /// Arrivals within the last second.
     window: VecDeque<Instant>,
+    seconds: VecDeque<Second>,
 }
 
 impl Tally {
@@ -99,6 +133,7 @@ impl Tally {
             *self.calls.entry(key).or_default() += 1;
         }
         push_bounded(&mut self.arrivals_unix_ms, now_ms, ARRIVAL_LIMIT);
+        self.second(now_ms).calls += 1;
 
         let second = Duration::from_secs(1);
         while self
@@ -115,6 +150,49 @@ impl Tally {
         numbers.in_progress += 1;
         numbers.peak_concurrency = numbers.peak_concurrency.max(numbers.in_progress);
         numbers.peak_rate_per_s = numbers.peak_rate_per_s.max(self.window.len() as u64);
+    }
+
+    /// A token call goes over a limit.
+    pub(crate) fn throttled(&mut self, now_ms: u64) {
+        self.numbers.throttled += 1;
+        self.second(now_ms).throttled += 1;
+    }
+
+    /// A token call finds no capacity left.
+    pub(crate) fn overloaded(&mut self, now_ms: u64) {
+        self.numbers.overloaded += 1;
+        self.second(now_ms).overloaded += 1;
+    }
+
+    /// A fault spoils a request.
+    pub(crate) fn spoilt(&mut self, mode: &str, now_ms: u64) {
+        self.numbers.faulted += 1;
+        self.second(now_ms).faulted += 1;
+        self.count_mode(mode);
+    }
+
+    /// A fault spoils a connection before it carries a request.
+    pub(crate) fn spoilt_connection(&mut self, mode: &str) {
+        self.count_mode(mode);
+    }
+
+    fn count_mode(&mut self, mode: &str) {
+        *self.numbers.modes.entry(mode.to_owned()).or_default() += 1;
+    }
+
+    /// The counts of this second. A clock that is set back goes on counting in the last one.
+    fn second(&mut self, now_ms: u64) -> &mut Second {
+        let unix_s = now_ms / 1000;
+        if self.seconds.back().is_none_or(|last| last.unix_s < unix_s) {
+            let second = Second {
+                unix_s,
+                ..Second::default()
+            };
+            push_bounded(&mut self.seconds, second, SECOND_LIMIT);
+        }
+        self.seconds
+            .back_mut()
+            .expect("one was pushed if there was none")
     }
 
     /// A token call has been answered, or its caller has gone.
@@ -134,6 +212,7 @@ impl Tally {
                 })
                 .collect(),
             arrivals_unix_ms: self.arrivals_unix_ms.iter().copied().collect(),
+            seconds: self.seconds.iter().copied().collect(),
             ..self.numbers.clone()
         }
     }
@@ -189,6 +268,46 @@ mod tests {
             (0, 1, 1)
         );
         assert!(counts.calls.is_empty() && counts.arrivals_unix_ms.is_empty());
+    }
+
+    #[test]
+    fn each_second_has_counts_of_its_own() {
+        let (mut tally, now) = (Tally::default(), steady());
+        let arrive = |tally: &mut Tally, now_ms| {
+            tally.arrived("system".to_owned(), "r".to_owned(), now, now_ms);
+        };
+        arrive(&mut tally, 5_000);
+        arrive(&mut tally, 5_999);
+        tally.throttled(5_999);
+        arrive(&mut tally, 9_000);
+        tally.spoilt("hang", 9_001);
+        // A clock that is set back.
+        tally.overloaded(3_000);
+        let second = |unix_s, calls, throttled, overloaded, faulted| Second {
+            unix_s,
+            calls,
+            throttled,
+            overloaded,
+            faulted,
+        };
+        let counts = tally.read();
+        assert_eq!(
+            counts.seconds,
+            [second(5, 2, 1, 0, 0), second(9, 1, 0, 1, 1)]
+        );
+        assert_eq!(
+            (counts.spoilt_by("hang"), counts.spoilt_by("reset")),
+            (1, 0)
+        );
+        tally.reset();
+        assert_eq!(
+            tally.read(),
+            Counts {
+                in_progress: 3,
+                peak_concurrency: 3,
+                ..Counts::default()
+            }
+        );
     }
 
     #[test]

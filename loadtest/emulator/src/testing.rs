@@ -1,8 +1,10 @@
 //! A small blocking HTTP client for this crate's tests: it shows exactly what went over the wire.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,8 +14,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
+use crate::time;
 pub(crate) use crate::token_reply::sha256_hex;
-use crate::{Emulator, Identities, Kind, Limits, Settings};
+use crate::{
+    AppService, AppService2017, ArcAgent, AzureMl, Emulator, Entra, Identities, Kind, Limits,
+    ServiceFabric, Settings,
+};
 
 pub(crate) const RESOURCE: &str = "https://management.azure.com";
 
@@ -116,6 +122,79 @@ impl Asker {
     }
 }
 
+/// One of each, the folder of Arc called by a name of one's own.
+pub(crate) fn every_kind(name: &str) -> [Kind; 9] {
+    let folder = format!("emulator-{name}-{}", std::process::id());
+    let key_folder = std::env::temp_dir().join(folder);
+    [
+        Kind::Imds,
+        Kind::AppService(AppService::default()),
+        Kind::AppService2017(AppService2017::default()),
+        Kind::AzureMl(AzureMl::default()),
+        Kind::Arc(ArcAgent {
+            key_folder,
+            ..ArcAgent::default()
+        }),
+        Kind::ServiceFabric(ServiceFabric::default()),
+        Kind::CloudShell,
+        Kind::VmExtension,
+        Kind::Entra(Entra::default()),
+    ]
+}
+
+/// Asks for a token as a client of the kind does.
+pub(crate) fn ask_as(kind: &Kind, asker: &Asker) -> Response {
+    let rules = kind.rules();
+    let version = match rules.api_versions {
+        crate::rules::ApiVersions::OneOf(versions) => versions[0],
+        _ => "2018-02-01",
+    };
+    let parameters = format!("api-version={version}&resource={RESOURCE}");
+    let target = format!("{}?{parameters}", rules.path.text());
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let mut lines = "Metadata: true\r\n".to_owned();
+    if let Some((header, secret)) = rules.secret {
+        lines = format!("{header}: {secret}\r\n");
+    }
+    match kind {
+        Kind::CloudShell => asker.send(
+            "POST",
+            rules.path.text(),
+            &format!("{lines}{form}"),
+            &parameters,
+        ),
+        Kind::Entra(_) => {
+            let tenant = crate::settings::DEFAULT_TENANT_ID;
+            let body = format!(
+                "client_id={tenant}&scope={RESOURCE}/.default\
+                 &grant_type=client_credentials&client_assertion={}&client_assertion_type=\
+                 urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                asker.emulator.federated_token(60)
+            );
+            let target = format!("/{tenant}{}", rules.path.text());
+            asker.send("POST", &target, form, &body)
+        }
+        Kind::Arc(_) => {
+            let challenge = asker.send("GET", &target, &lines, "");
+            let realm = challenge.header("www-authenticate").unwrap_or_default();
+            let path = realm.strip_prefix("Basic realm=").unwrap_or_default();
+            let key = std::fs::read_to_string(path).unwrap_or_default();
+            let lines = format!("{lines}Authorization: Basic {key}\r\n");
+            asker.send("GET", &target, &lines, "")
+        }
+        _ => asker.send("GET", &target, &lines, ""),
+    }
+}
+
+/// Returns as soon as this is so; fails if it does not come about.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let start = time::steady();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain");
+        thread::yield_now();
+    }
+}
+
 /// The names of the members of a JSON object, in the order in which they are written.
 pub(crate) fn names(object: &str) -> Vec<String> {
     let members: serde_json::Map<String, Value> = serde_json::from_str(object).unwrap();
@@ -150,15 +229,19 @@ impl Connection {
             .with_no_client_auth();
         let name = "localhost".try_into().unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        let stream = TcpStream::connect(emulator.address()).unwrap();
+        let stream = connect(emulator.address());
         Self {
             stream: Box::new(StreamOwned::new(tls, stream)),
         }
     }
 
     pub(crate) fn open_plain(emulator: &Emulator) -> Self {
+        Self::to(emulator.address())
+    }
+
+    pub(crate) fn to(address: SocketAddr) -> Self {
         Self {
-            stream: Box::new(TcpStream::connect(emulator.address()).unwrap()),
+            stream: Box::new(connect(address)),
         }
     }
 
@@ -213,6 +296,15 @@ impl Connection {
         self.stream.read_to_string(&mut text)?;
         Ok(text)
     }
+}
+
+/// A socket that does not wait for ever: whoever waits so long has been forgotten.
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
 }
 
 #[derive(Debug)]

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ring::digest;
-use serde_json::{Map, Value};
 
 use crate::Identity;
 use crate::claims::BACKDATED_S;
+use crate::faults::FaultKind;
 use crate::issuer::Issued;
 use crate::reply::Reply;
 use crate::time;
@@ -39,12 +39,8 @@ pub(crate) struct Success<'a> {
 }
 
 /// The success reply, with the expiry counted from now, and with the changes that a fault makes.
-pub(crate) fn token_reply(
-    world: &World,
-    grant: &Grant,
-    changes: Option<&Map<String, Value>>,
-) -> Reply {
-    let issued = token_for(world, grant);
+pub(crate) fn token_reply(world: &World, grant: &Grant, fault: Option<&FaultKind>) -> Reply {
+    let issued = token_for(world, grant, fault);
     let now_s = time::unix_ms() / 1000;
     let mut body = world.kind.success(&Success {
         token: &issued.token,
@@ -55,14 +51,16 @@ pub(crate) fn token_reply(
         resource: &grant.resource,
         asked_by: grant.asked_by.as_ref(),
     });
-    if let Some(changes) = changes {
-        body.edit(changes);
+    match fault {
+        Some(FaultKind::Edit { members }) => body.edit(members),
+        Some(FaultKind::Expiry { spelling }) => body.edit(&spelling.members(issued.expires_on_s)),
+        _ => {}
     }
     Reply::json(200, body.to_json())
 }
 
 /// The last token again if it is good enough, else a new one.
-fn token_for(world: &World, grant: &Grant) -> Issued {
+fn token_for(world: &World, grant: &Grant, fault: Option<&FaultKind>) -> Issued {
     let Grant {
         identity,
         resource,
@@ -72,33 +70,58 @@ fn token_for(world: &World, grant: &Grant) -> Issued {
     } = grant;
     let tuning = world.tuning();
     let now_ms = time::unix_ms();
-    if !bypass_cache {
-        let repeated =
-            world
-                .issuer()
-                .repeated(&identity.client_id, resource, tuning.reissue_below, now_ms);
-        let is_refused =
-            |issued: &Issued| refused_token.as_deref() == Some(sha256_hex(&issued.token).as_str());
+    if let Some(FaultKind::Issue {
+        shift_s,
+        lifetime_s,
+    }) = fault
+    {
+        // Not remembered: the next request gets what it would have got without the fault.
+        let then_s = (now_ms / 1000).saturating_add_signed(*shift_s);
+        return issue(
+            world,
+            grant,
+            then_s,
+            lifetime_s.unwrap_or(tuning.lifetime_s),
+        );
+    }
+    let unchanged = matches!(fault, Some(FaultKind::Unchanged));
+    if unchanged || !bypass_cache {
+        // No share of a life is below this one, so that a token of any age is repeated.
+        let share = if unchanged {
+            -f64::INFINITY
+        } else {
+            tuning.reissue_below
+        };
+        let repeated = world
+            .issuer()
+            .repeated(&identity.client_id, resource, share, now_ms);
+        let is_refused = |issued: &Issued| {
+            !unchanged && refused_token.as_deref() == Some(sha256_hex(&issued.token).as_str())
+        };
         if let Some(issued) = repeated.filter(|it| !is_refused(it)) {
             world.tally().numbers.tokens_repeated += 1;
             return issued;
         }
     }
-    let now_s = now_ms / 1000;
-    let claims = world
-        .issuance
-        .claims_json(identity, resource, now_s, tuning.lifetime_s);
-    let issued = Issued {
-        token: world.key.sign(&claims),
-        expires_on_s: now_s + tuning.lifetime_s,
-        not_before_s: now_s.saturating_sub(BACKDATED_S),
-        lifetime_s: tuning.lifetime_s,
-    };
+    let issued = issue(world, grant, now_ms / 1000, tuning.lifetime_s);
     world
         .issuer()
         .remember(&identity.client_id, resource, issued.clone());
-    world.tally().numbers.tokens_issued += 1;
     issued
+}
+
+/// A new token, issued at this moment.
+fn issue(world: &World, grant: &Grant, now_s: u64, lifetime_s: u64) -> Issued {
+    let claims = world
+        .issuance
+        .claims_json(&grant.identity, &grant.resource, now_s, lifetime_s);
+    world.tally().numbers.tokens_issued += 1;
+    Issued {
+        token: world.key.sign(&claims),
+        expires_on_s: now_s + lifetime_s,
+        not_before_s: now_s.saturating_sub(BACKDATED_S),
+        lifetime_s,
+    }
 }
 
 /// The hash by which callers name a token they were refused with, in lower-case hex.

@@ -4,19 +4,23 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::claims::Issuance;
-use crate::faults::Faults;
 use crate::issuer::Issuer;
 use crate::journal::Journal;
 use crate::key::SigningKey;
 use crate::kind::arc::Challenges;
+use crate::plan::Plan;
 use crate::settings::{Settings, Tuning};
 use crate::tally::Tally;
 use crate::throttle::Throttle;
+use crate::timeline::Timeline;
 use crate::tls::Tls;
-use crate::{Identities, Kind, PUBLISHED_TEST_KEY_PEM};
+use crate::weather::Weather;
+use crate::{Identities, Kind, Latency, PUBLISHED_TEST_KEY_PEM, Pressure, time};
 
 pub(crate) struct World {
     /// Where the emulator listens.
@@ -28,13 +32,19 @@ pub(crate) struct World {
     /// For the kinds that speak TLS.
     pub tls: Option<Tls>,
     tuning: Mutex<Tuning>,
-    faults: Mutex<Faults>,
+    plan: Mutex<Plan>,
+    /// Counts the changes of the plan, for those who wait for one.
+    plan_changes: watch::Sender<u64>,
     tally: Mutex<Tally>,
     journal: Mutex<Journal>,
     throttle: Mutex<Throttle>,
+    weather: Mutex<Weather>,
     issuer: Mutex<Issuer>,
     /// Only Arc has any.
     challenges: Option<Mutex<Challenges>>,
+    timeline: Mutex<Timeline>,
+    /// For the fault in which another certificate is presented; made when it is first needed.
+    other_tls: OnceLock<Option<Tls>>,
 }
 
 impl World {
@@ -68,10 +78,14 @@ impl World {
             tls,
             challenges,
             tuning: Mutex::new(tuning),
-            faults: Mutex::default(),
+            plan: Mutex::new(Plan::new(settings.seed)),
+            plan_changes: watch::Sender::default(),
             tally: Mutex::default(),
             journal: Mutex::default(),
             throttle: Mutex::default(),
+            weather: Mutex::new(Weather::new(settings.seed)),
+            timeline: Mutex::default(),
+            other_tls: OnceLock::new(),
             issuer: Mutex::default(),
         })
     }
@@ -98,8 +112,19 @@ impl World {
         *tuning
     }
 
-    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        lock(&self.faults)
+    pub(crate) fn plan(&self) -> MutexGuard<'_, Plan> {
+        lock(&self.plan)
+    }
+
+    /// Changes which faults are in force, and wakes those who wait for that.
+    pub(crate) fn change_plan<T>(&self, change: impl FnOnce(&mut Plan) -> T) -> T {
+        let result = change(&mut self.plan());
+        self.plan_changes.send_modify(|changes| *changes += 1);
+        result
+    }
+
+    pub(crate) fn plan_changes(&self) -> watch::Receiver<u64> {
+        self.plan_changes.subscribe()
     }
 
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -112,6 +137,38 @@ impl World {
 
     pub(crate) fn throttle(&self) -> MutexGuard<'_, Throttle> {
         lock(&self.throttle)
+    }
+
+    pub(crate) fn weather(&self) -> MutexGuard<'_, Weather> {
+        lock(&self.weather)
+    }
+
+    pub(crate) fn set_latency(&self, latency: Option<Latency>) -> Result<(), &'static str> {
+        if let Some(mistake) = latency.as_ref().and_then(Latency::mistake) {
+            return Err(mistake);
+        }
+        self.weather().set_latency(latency);
+        Ok(())
+    }
+
+    pub(crate) fn set_pressure(&self, pressure: Option<Pressure>) -> Result<(), &'static str> {
+        if let Some(mistake) = pressure.as_ref().and_then(Pressure::mistake) {
+            return Err(mistake);
+        }
+        self.weather().set_pressure(pressure, time::steady());
+        Ok(())
+    }
+
+    pub(crate) fn timeline(&self) -> MutexGuard<'_, Timeline> {
+        lock(&self.timeline)
+    }
+
+    /// A certificate that no caller was told of.
+    pub(crate) fn other_tls(&self) -> Option<&Tls> {
+        let made = self
+            .other_tls
+            .get_or_init(|| self.kind.tls().ok().flatten());
+        made.as_ref()
     }
 
     pub(crate) fn issuer(&self) -> MutexGuard<'_, Issuer> {

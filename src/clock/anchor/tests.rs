@@ -241,7 +241,10 @@ fn a_start_before_the_newest_record_is_a_step() {
     let mut bench = Bench::new();
     let record = |ms: i64| UnixMs(NOON.0.saturating_add_signed(ms));
     assert_eq!(bench.anchor.remember(record(-DAY), bench.boot), None);
+    assert_eq!(bench.off(), 0);
     assert_eq!(bench.anchor.remember(record(5 * MINUTE), bench.boot), None);
+    assert_eq!(bench.off(), 5 * MINUTE, "it is at least so late");
+    let mut bench = Bench::new();
     let behind = bench.anchor.remember(record(DAY), bench.boot);
     assert_eq!(behind, Some(News::Behind { by_ms: DAY }));
     assert_eq!(bench.off(), DAY);

@@ -31,7 +31,7 @@ fn error(class: Class, retry_after_s: Option<u64>) -> FetchError {
 }
 
 fn demand(worker: &mut Worker, now: UnixMs, id: KeyId) -> Vec<Action> {
-    worker.step(now, Event::Demanded(id, false)).actions
+    worker.step(now, Event::Demanded(id, id, false)).actions
 }
 
 fn fail(worker: &mut Worker, now: UnixMs, id: KeyId, class: Class) -> Vec<Action> {
@@ -308,7 +308,7 @@ fn the_line_is_urgent_then_known_callers_then_ahead_then_new_then_forced() {
     worker.set_timer(3, None);
     assert!(is_called(&demand(&mut worker, now.minus(1), 9), 9) || worker.in_flight() == 1);
     worker.calls = 1;
-    worker.step(now, Event::Demanded(4, true));
+    worker.step(now, Event::Demanded(4, 4, true));
     demand(&mut worker, now, 8);
     demand(&mut worker, now, 3);
     let first = worker.queue.first().map(|ticket| ticket.2);
@@ -324,7 +324,7 @@ fn while_others_wait_every_third_call_is_for_a_new_key_and_forced_ones_have_no_s
     for id in 1..=10 {
         worker.keys.get_mut(&id).expect("restored").last_used = now;
     }
-    worker.step(START.plus(1), Event::Demanded(99, false));
+    worker.step(START.plus(1), Event::Demanded(99, 99, false));
     worker.step(now, Event::Woken);
     for id in 50..54 {
         demand(&mut worker, now, id);
@@ -340,8 +340,8 @@ fn while_others_wait_every_third_call_is_for_a_new_key_and_forced_ones_have_no_s
     for id in 1..=10 {
         worker.keys.get_mut(&id).expect("restored").last_used = now;
     }
-    worker.step(START.plus(1), Event::Demanded(99, false));
-    worker.step(now, Event::Demanded(60, true));
+    worker.step(START.plus(1), Event::Demanded(99, 99, false));
+    worker.step(now, Event::Demanded(60, 60, true));
     let order = self::order(&mut worker, now, 99, 11);
     assert_eq!(order.last(), Some(&60), "forced ones are last: {order:?}");
 }
@@ -518,7 +518,7 @@ fn a_forced_call_that_waits_in_line_goes_as_a_renewal_once_that_is_due() {
     let mut worker = stocked([(1, 0)]);
     let (early, due) = (START.plus(60_000), START.plus(HOUR_MS / 2));
     demand(&mut worker, early, 100);
-    worker.step(early, Event::Demanded(1, true));
+    worker.step(early, Event::Demanded(1, 1, true));
     // New keys take what there is, and come before what is forced.
     let mut busy = 100;
     let mut now = early;
@@ -556,5 +556,36 @@ fn after_a_step_of_the_clock_a_key_that_ends_soon_is_checked_before_its_end() {
     for id in 0..20 {
         let (at, _) = worker.plan(id).expect("a key");
         assert!(at.is_none_or(|at| at < now.plus(45_000)), "{at:?}");
+    }
+}
+
+#[test]
+fn a_key_that_seemed_unused_by_a_clock_that_is_put_back_is_renewed_again() {
+    let mut worker = worker(1);
+    let (life, used) = (token(START, 8 * HOUR_MS), START.minus(2 * HOUR_MS));
+    worker.step(UnixMs(0), Event::Restored(1, life, used));
+    // By a wall clock that is six hours ahead nobody asked for it for nine.
+    worker.step(START.plus(7 * HOUR_MS), Event::Woken);
+    assert_eq!(worker.plan(1).map(|(at, _)| at), Some(None), "left to end");
+    worker.clock_moved(-6 * 3_600_000);
+    let now = START.plus(HOUR_MS);
+    worker.step(now, Event::ClockDecided);
+    let (_, actions) = next(&mut worker, now);
+    assert_eq!(actions, [Action::Fetch(1)]);
+}
+
+#[test]
+fn a_key_without_a_token_is_known_again_when_it_fails_again() {
+    let mut worker = worker(10);
+    let (mut now, name) = (START, 7);
+    // Its refusal is forgotten each time, and it comes back by another id.
+    for id in 1..=20 {
+        let actions = worker.step(now, Event::Demanded(id, name, false)).actions;
+        assert!(is_called(&actions, id));
+        fail(&mut worker, now.plus(10), id, Class::ServerError);
+        now = now.plus(6000);
+        let actions = worker.step(now, Event::Woken).actions;
+        assert!(actions.contains(&Action::Retire(id)));
+        assert_eq!(worker.breaker(), "closed");
     }
 }

@@ -186,75 +186,12 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Asker, RESOURCE, Response};
+    use crate::testing::{Asker, RESOURCE, ask_as, every_kind};
     use crate::{Fault, FaultKind, Limits, Settings};
-
-    fn every_kind() -> [Kind; 9] {
-        let key_folder =
-            std::env::temp_dir().join(format!("emulator-kinds-{}", std::process::id()));
-        [
-            Kind::Imds,
-            Kind::AppService(AppService::default()),
-            Kind::AppService2017(AppService2017::default()),
-            Kind::AzureMl(AzureMl::default()),
-            Kind::Arc(ArcAgent {
-                key_folder,
-                ..ArcAgent::default()
-            }),
-            Kind::ServiceFabric(ServiceFabric::default()),
-            Kind::CloudShell,
-            Kind::VmExtension,
-            Kind::Entra(Entra::default()),
-        ]
-    }
-
-    /// Asks for a token as a client of the kind does.
-    fn ask(kind: &Kind, asker: &Asker) -> Response {
-        let rules = kind.rules();
-        let version = match rules.api_versions {
-            crate::rules::ApiVersions::OneOf(versions) => versions[0],
-            _ => "2018-02-01",
-        };
-        let parameters = format!("api-version={version}&resource={RESOURCE}");
-        let target = format!("{}?{parameters}", rules.path.text());
-        let form = "Content-Type: application/x-www-form-urlencoded\r\n";
-        let mut lines = "Metadata: true\r\n".to_owned();
-        if let Some((header, secret)) = rules.secret {
-            lines = format!("{header}: {secret}\r\n");
-        }
-        match kind {
-            Kind::CloudShell => asker.send(
-                "POST",
-                rules.path.text(),
-                &format!("{lines}{form}"),
-                &parameters,
-            ),
-            Kind::Entra(_) => {
-                let tenant = crate::settings::DEFAULT_TENANT_ID;
-                let body = format!(
-                    "client_id={tenant}&scope={RESOURCE}/.default\
-                     &grant_type=client_credentials&client_assertion={}&client_assertion_type=\
-                     urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-                    asker.emulator.federated_token(60)
-                );
-                let target = format!("/{tenant}{}", rules.path.text());
-                asker.send("POST", &target, form, &body)
-            }
-            Kind::Arc(_) => {
-                let challenge = asker.send("GET", &target, &lines, "");
-                let realm = challenge.header("www-authenticate").unwrap_or_default();
-                let path = realm.strip_prefix("Basic realm=").unwrap_or_default();
-                let key = std::fs::read_to_string(path).unwrap_or_default();
-                let lines = format!("{lines}Authorization: Basic {key}\r\n");
-                asker.send("GET", &target, &lines, "")
-            }
-            _ => asker.send("GET", &target, &lines, ""),
-        }
-    }
 
     #[test]
     fn every_kind_is_steered_in_the_same_way() {
-        for kind in every_kind() {
+        for kind in every_kind("kinds") {
             let name = kind.name();
             let asker = Asker::with_settings(Settings {
                 kind: kind.clone(),
@@ -264,14 +201,14 @@ mod tests {
             });
             let emulator = &asker.emulator;
 
-            let first = ask(&kind, &asker);
+            let first = ask_as(&kind, &asker);
             assert_eq!(first.status, 200, "{name}: {}", first.body);
             assert_eq!(first.claims()["aud"], RESOURCE, "{name}");
             let canary = emulator.canary_in_tokens().unwrap();
             assert!(first.token().contains(&canary), "{name}");
-            assert_eq!(ask(&kind, &asker).token(), first.token(), "{name}");
+            assert_eq!(ask_as(&kind, &asker).token(), first.token(), "{name}");
             emulator.forget_tokens();
-            assert_ne!(ask(&kind, &asker).token(), first.token(), "{name}");
+            assert_ne!(ask_as(&kind, &asker).token(), first.token(), "{name}");
 
             for status in [400, 401, 404, 410, 429, 500, 503] {
                 let fault = FaultKind::Status {
@@ -279,7 +216,7 @@ mod tests {
                     retry_after_s: Some(3),
                 };
                 emulator.set_fault(Some(Fault::times(fault, 1)));
-                let reply = ask(&kind, &asker);
+                let reply = ask_as(&kind, &asker);
                 assert_eq!(
                     (reply.status, reply.header("retry-after")),
                     (status, Some("3")),
@@ -294,7 +231,7 @@ mod tests {
                 },
                 1,
             )));
-            assert_eq!(ask(&kind, &asker).json()["access_token"], 7, "{name}");
+            assert_eq!(ask_as(&kind, &asker).json()["access_token"], 7, "{name}");
 
             let counts = asker.get("/_emulator/counts").json();
             assert_eq!(counts["token_calls"], 11, "{name}");
@@ -307,10 +244,10 @@ mod tests {
                 requests_per_s: 1,
                 at_once: 0,
             });
-            let statuses = [(); 8].map(|()| ask(&kind, &asker).status);
+            let statuses = [(); 8].map(|()| ask_as(&kind, &asker).status);
             assert!(statuses.contains(&429), "{name}: {statuses:?}");
         }
-        let Kind::Arc(ArcAgent { key_folder, .. }) = &every_kind()[4] else {
+        let Kind::Arc(ArcAgent { key_folder, .. }) = &every_kind("kinds")[4] else {
             unreachable!("the list says so");
         };
         std::fs::remove_dir(key_folder).unwrap();
