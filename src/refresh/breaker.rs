@@ -414,6 +414,12 @@ mod tests {
             }
         }
         assert!(at > UnixMs(1000), "it opened");
+        let mut breaker = Breaker::new(trips).scaled(100);
+        let error = FetchError::of(Class::Updating);
+        for _ in 0..5 {
+            breaker.trouble(UnixMs(0), 1, &error, 0.9);
+        }
+        assert_eq!(breaker.probe_at(), Some(UnixMs(100)));
     }
 
     #[test]

@@ -259,6 +259,12 @@ mod tests {
         let started = (0..20).filter(|_| budget.start(at)).count();
         assert_eq!((started, budget.rate(UnixMs(800))), (8, 16));
         assert_eq!(budget.free_at(at), Some(at.plus(1001)));
+        let mut now = at;
+        for _ in 0..10 {
+            now = budget.paused_until();
+            budget.throttled(now, 0, 0.0);
+        }
+        assert_eq!(budget.paused_until().since(now), 300);
     }
 
     proptest! {
