@@ -1,6 +1,6 @@
 //! Whether the upstream is asked at all: closed, open, or one call probing.
 //!
-//! It looks at the upstream as a whole, and knows keys by names that they keep. An answer about one key, be it a refusal, shows that
+//! It looks at the upstream as a whole. An answer about one key, be it a refusal, shows that
 //! somebody is there.
 
 use std::collections::VecDeque;
@@ -417,7 +417,7 @@ mod tests {
         let mut breaker = Breaker::new(trips).scaled(100);
         let error = FetchError::of(Class::Updating);
         for _ in 0..5 {
-            breaker.trouble(UnixMs(0), 1, &error, 0.9);
+            breaker.trouble(UnixMs(0), KeyName(1), &error, 0.9);
         }
         assert_eq!(breaker.probe_at(), Some(UnixMs(100)));
     }
