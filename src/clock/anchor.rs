@@ -123,16 +123,17 @@ pub struct Anchor {
     state: State,
     /// What the upstream decided on against the wall clock, moved by what was believed since.
     overruled: Option<i64>,
-    /// How far the upstream is ahead of the wall clock, or of what it decided against that, as its
-    /// last `Date` shows it; and what was last said of that. In milliseconds.
+    /// How far the upstream is ahead of the wall clock, as its last `Date` shows it, and what was
+    /// last said of that. In milliseconds.
     skew: i64,
     told_skew: i64,
     /// Whether the upstream has ever spoken for this timeline, or has decided on it.
     confirmed: bool,
     /// When the upstream last contradicted clocks that agree.
     contradicted: Option<Boot>,
-    /// That contradiction waits for a second answer to a question sent since.
-    suspected: bool,
+    /// What its time would make of the timeline, and when it said so: a second answer to a question
+    /// sent since, and to the same end, decides.
+    suspect: Option<(Boot, i64)>,
 }
 
 impl Anchor {
@@ -148,7 +149,7 @@ impl Anchor {
             told_skew: 0,
             confirmed: false,
             contradicted: None,
-            suspected: false,
+            suspect: None,
         }
     }
 
@@ -165,7 +166,7 @@ impl Anchor {
     }
 
     /// How far the upstream's clock is ahead of the wall clock, as its last `Date` shows it, in
-    /// milliseconds; of a wall clock that it has overruled, how far it is ahead of what it decided.
+    /// milliseconds.
     #[must_use]
     pub fn skew(&self) -> i64 {
         self.skew
@@ -208,7 +209,7 @@ impl Anchor {
             self.forward(by_ms);
             return (by_ms > MAX_IGNORED_MS).then_some(News::Believed { by_ms });
         }
-        self.suspected = false;
+        self.suspect = None;
         if self.overruled.is_some() && agree(self.offset, self.wall) {
             self.offset = self.offset.max(self.wall);
             self.overruled = None;
@@ -265,59 +266,74 @@ impl Anchor {
         // call.
         let low = difference(date.0, received.0);
         let high = difference(date.0.saturating_add(999), sent.0);
-        let skew = |offset: i64| match offset {
-            offset if offset < low => low.saturating_sub(offset),
-            offset if offset > high => high.saturating_sub(offset),
-            _ => 0,
+        let State::Doubtful { earlier, since } = self.state else {
+            return self.compare(dated, low, high);
         };
-        match self.state {
-            State::Doubtful { earlier, since } => {
-                if sent < since {
-                    return None;
-                }
-                // The nearest; of two that are equally near, the later.
-                let mut candidates = [self.offset, self.wall, earlier];
-                candidates.sort_unstable_by_key(|offset| std::cmp::Reverse(*offset));
-                let nearest = candidates.into_iter();
-                let nearest = nearest.min_by_key(|offset| skew(*offset).unsigned_abs());
-                let nearest = nearest.filter(|offset| is_near(skew(*offset)));
-                Some(self.decide(nearest.map_or(high, |offset| offset.max(low))))
-            }
-            State::Settled => {
-                let by_ms = skew(self.offset);
-                if is_near(by_ms) {
-                    (self.confirmed, self.suspected) = (true, false);
-                    return self.follow(by_ms, skew(self.overruled.unwrap_or(self.wall)));
-                }
-                if !self.confirmed {
-                    return Some(self.decide(high));
-                }
-                match self.contradicted {
-                    Some(since) if self.suspected => (sent >= since).then(|| self.decide(high)),
-                    Some(last) if received.0 < last.0.saturating_add(CONTRADICTION_PAUSE_MS) => {
-                        None
-                    }
-                    _ => {
-                        (self.contradicted, self.suspected) = (Some(received), true);
-                        Some(News::Contradicted { by_ms })
-                    }
-                }
-            }
+        if sent < since {
+            return None;
         }
+        // The nearest; of two that are equally near, the later.
+        let mut candidates = [self.offset, self.wall, earlier];
+        candidates.sort_unstable_by_key(|offset| std::cmp::Reverse(*offset));
+        let skew = |offset: &i64| skew(*offset, low, high);
+        let nearest = candidates.into_iter();
+        let nearest = nearest.min_by_key(|offset| skew(offset).unsigned_abs());
+        let nearest = nearest.filter(|offset| is_near(skew(offset)));
+        Some(self.decide(nearest.map_or(high, |offset| offset.max(low))))
     }
 
-    /// The upstream's clock is near: `by_ms` ahead of the timeline, and `skew_ms` ahead of what that
-    /// started from. A timeline that is behind follows, by so much in all as a skew may be.
-    fn follow(&mut self, by_ms: i64, skew_ms: i64) -> Option<News> {
-        if by_ms > 0 && skew_ms <= MAX_SKEW_MS {
-            self.offset = self.offset.saturating_add(by_ms);
+    /// The clocks agree, or the upstream has decided between them: what does it say now?
+    fn compare(&mut self, dated: Dated, low: i64, high: i64) -> Option<News> {
+        let base = self.overruled.unwrap_or(self.wall);
+        let (by_ms, of_base) = (skew(self.offset, low, high), skew(base, low, high));
+        if is_near(by_ms) && is_near(of_base) {
+            self.confirmed = true;
+            self.skew = skew(self.wall, low, high);
+            // Behind: followed at once, by five minutes from its base at most.
+            self.offset = self.offset.saturating_add(by_ms.max(0));
+            if by_ms < -MAX_IGNORED_MS && of_base.abs() <= MAX_IGNORED_MS {
+                // Ahead of both other clocks: one slip of the upstream's may have led it there.
+                return self.suspect(dated, base.max(low), None);
+            }
+            self.suspect = None;
+            let differs = !agree(self.skew, self.told_skew);
+            return differs.then(|| {
+                self.told_skew = self.skew;
+                News::Skewed { by_ms: self.skew }
+            });
         }
-        self.skew = skew_ms;
-        let differs = !agree(skew_ms, self.told_skew);
-        differs.then(|| {
-            self.told_skew = skew_ms;
-            News::Skewed { by_ms: skew_ms }
-        })
+        if !self.confirmed {
+            return Some(self.decide(high));
+        }
+        self.suspect(dated, high, Some(News::Contradicted { by_ms }))
+    }
+
+    /// The upstream would have the timeline elsewhere: that is `news` the first time within an hour,
+    /// and the second time it is so.
+    fn suspect(&mut self, dated: Dated, offset: i64, news: Option<News>) -> Option<News> {
+        let Dated { sent, received, .. } = dated;
+        match self.suspect {
+            Some((since, _)) if sent < since => None,
+            Some((_, before)) if is_near(before.saturating_sub(offset)) => {
+                Some(self.decide(offset))
+            }
+            Some(_) => {
+                self.suspect = Some((received, offset));
+                None
+            }
+            None => {
+                let pause = |last: Boot| last.0.saturating_add(CONTRADICTION_PAUSE_MS);
+                let rested = self
+                    .contradicted
+                    .is_none_or(|last| received.0 >= pause(last));
+                if !rested {
+                    return None;
+                }
+                self.contradicted = Some(received);
+                self.suspect = Some((received, offset));
+                news
+            }
+        }
     }
 
     /// There is one more clock: from now on the latest is in force.
@@ -335,12 +351,11 @@ impl Anchor {
         let by_ms = offset.saturating_sub(self.offset);
         self.offset = offset;
         self.state = State::Settled;
-        (self.confirmed, self.suspected) = (true, false);
-        let skew = offset.saturating_sub(self.wall);
-        self.overruled = (!is_near(skew)).then_some(offset);
+        (self.confirmed, self.suspect) = (true, None);
         // The news of the decision says it.
-        self.skew = if is_near(skew) { skew } else { 0 };
+        self.skew = offset.saturating_sub(self.wall);
         self.told_skew = self.skew;
+        self.overruled = (!is_near(self.skew)).then_some(offset);
         let wall_ms = self.wall.saturating_sub(offset);
         News::Decided { by_ms, wall_ms }
     }
@@ -358,6 +373,15 @@ pub(super) fn difference(a: u64, b: u64) -> i64 {
     let all = i128::from(a) - i128::from(b);
     let least = i64::MIN;
     i64::try_from(all).unwrap_or(if all < 0 { least } else { i64::MAX })
+}
+
+/// How far a clock that was read between these offsets is ahead of this one.
+fn skew(offset: i64, low: i64, high: i64) -> i64 {
+    match offset {
+        offset if offset < low => low.saturating_sub(offset),
+        offset if offset > high => high.saturating_sub(offset),
+        _ => 0,
+    }
 }
 
 fn is_near(skew: i64) -> bool {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::backoff::{UPDATING_STEP_MS, asked_ms, between};
 use super::schedule::Jitter;
+use crate::cache::KeyId;
 use crate::clock::UnixMs;
 use crate::upstream::{Class, FetchError};
 
@@ -69,11 +70,8 @@ pub fn trips(troubles: u32, keys: usize) -> bool {
 }
 
 /// Whether an error cannot be about one key, since the question was not even read, or it says so.
-fn concerns_all(class: Class) -> bool {
-    matches!(
-        class,
-        Class::Unreachable | Class::Updating | Class::Untrusted
-    )
+fn concerns_all(error: &FetchError) -> bool {
+    error.unheard || matches!(error.class, Class::Updating | Class::Untrusted)
 }
 
 /// The breaker.
@@ -104,7 +102,7 @@ enum State {
         well_at: UnixMs,
     },
     /// This key's call is the probe.
-    Probing(KeyName),
+    Probing(KeyId),
 }
 
 impl Breaker {
@@ -141,12 +139,13 @@ impl Breaker {
     pub fn trouble(
         &mut self,
         now: UnixMs,
+        id: KeyId,
         name: KeyName,
         error: &FetchError,
         jitter: Jitter,
     ) -> bool {
         self.troubles = self.troubles.saturating_add(1);
-        self.all |= concerns_all(error.class);
+        self.all |= concerns_all(error);
         self.suspects.retain(|suspect| *suspect != name);
         self.suspects.push_back(name);
         if self.suspects.len() > MAX_SUSPECTS {
@@ -159,7 +158,7 @@ impl Breaker {
         };
         let opens = match self.state {
             State::Closed => (self.trips)(self.troubles, keys),
-            State::Probing(probe) => probe == name,
+            State::Probing(probe) => probe == id,
             // A straggler of before: the probe will tell.
             State::Open { .. } => false,
         };
@@ -183,8 +182,8 @@ impl Breaker {
 
     /// A call was not made after all, or its end says nothing: if it was the probe, the next call
     /// is.
-    pub fn withdrawn(&mut self, now: UnixMs, name: KeyName) {
-        if self.state == State::Probing(name) {
+    pub fn withdrawn(&mut self, now: UnixMs, id: KeyId) {
+        if self.state == State::Probing(id) {
             self.state = State::Open {
                 probe_at: now,
                 well_at: now,
@@ -204,9 +203,9 @@ impl Breaker {
     }
 
     /// A call that it allows has started.
-    pub fn started(&mut self, name: KeyName) {
+    pub fn started(&mut self, id: KeyId) {
         if self.state != State::Closed {
-            self.state = State::Probing(name);
+            self.state = State::Probing(id);
         }
     }
 
@@ -253,10 +252,10 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in 1..=4 {
-            assert!(!breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), id, KeyName(id), &error, 0.0));
         }
         assert!(breaker.is_closed());
-        assert!(breaker.trouble(UnixMs(0), KeyName(5), &error, 0.0));
+        assert!(breaker.trouble(UnixMs(0), 5, KeyName(5), &error, 0.0));
         let at = breaker.probe_at().expect("open");
         (breaker, at)
     }
@@ -267,7 +266,7 @@ mod tests {
         let error = FetchError::of(Class::Timeout);
         for round in 0..10 {
             for id in 0..4 {
-                assert!(!breaker.trouble(UnixMs(round), KeyName(id), &error, 0.5));
+                assert!(!breaker.trouble(UnixMs(round), id, KeyName(id), &error, 0.5));
             }
             breaker.alive();
         }
@@ -282,30 +281,45 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in [1, 2].repeat(50) {
-            assert!(!breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), id, KeyName(id), &error, 0.0));
         }
         assert!(
             !breaker.suspects(KeyName(1)),
             "it waits for nobody while calls flow"
         );
-        assert!(breaker.trouble(UnixMs(0), KeyName(3), &error, 0.0));
+        assert!(breaker.trouble(UnixMs(0), 3, KeyName(3), &error, 0.0));
         for class in [Class::Unreachable, Class::Updating, Class::Untrusted] {
             let mut breaker = Breaker::new(trips);
             let error = FetchError::of(class);
-            let opened = (0..5).filter(|_| breaker.trouble(UnixMs(0), KeyName(1), &error, 0.0));
+            let opened = (0..5).filter(|_| breaker.trouble(UnixMs(0), 1, KeyName(1), &error, 0.0));
             assert_eq!(opened.count(), 1, "{class:?}");
+        }
+        // One that broke off may be about its question; one that found nobody is not.
+        let broken = FetchError {
+            unheard: false,
+            ..FetchError::of(Class::Unreachable)
+        };
+        let swallowed = FetchError {
+            unheard: true,
+            ..FetchError::of(Class::Timeout)
+        };
+        for (error, opens) in [(broken, 0), (swallowed, 1)] {
+            let mut breaker = Breaker::new(trips);
+            let trouble = |_: &u32| breaker.trouble(UnixMs(0), 1, KeyName(1), &error, 0.0);
+            assert_eq!((0..5).filter(trouble).count(), opens, "{error:?}");
         }
         // A sign of life takes that back.
         let mut breaker = Breaker::new(trips);
         breaker.trouble(
             UnixMs(0),
+            1,
             KeyName(1),
             &FetchError::of(Class::Unreachable),
             0.0,
         );
         breaker.alive();
         for _ in 0..9 {
-            assert!(!breaker.trouble(UnixMs(0), KeyName(1), &error, 0.0));
+            assert!(!breaker.trouble(UnixMs(0), 1, KeyName(1), &error, 0.0));
         }
     }
 
@@ -314,11 +328,11 @@ mod tests {
         let mut breaker = Breaker::new(trips);
         let error = FetchError::of(Class::ServerError);
         for id in (1..=17).chain([2]) {
-            breaker.trouble(UnixMs(0), KeyName(id), &error, 0.0);
+            breaker.trouble(UnixMs(0), id, KeyName(id), &error, 0.0);
         }
         let suspects = (0..20).filter(|id| breaker.suspects(KeyName(*id)));
         assert!(suspects.eq(2..=17));
-        breaker.trouble(UnixMs(0), KeyName(18), &error, 0.0);
+        breaker.trouble(UnixMs(0), 18, KeyName(18), &error, 0.0);
         assert!(
             breaker.suspects(KeyName(2)) && !breaker.suspects(KeyName(3)),
             "the newest stay"
@@ -330,26 +344,29 @@ mod tests {
     #[test]
     fn one_call_probes_and_its_end_decides() {
         let (mut breaker, at) = open();
-        breaker.started(KeyName(7));
+        breaker.started(7);
         assert!(
             breaker.free_at(at.plus(100_000), KeyName(1)).is_none() && breaker.probe_at().is_none()
         );
         let error = FetchError::of(Class::Timeout);
-        assert!(!breaker.trouble(at, KeyName(3), &error, 0.0), "a straggler");
+        assert!(
+            !breaker.trouble(at, 3, KeyName(3), &error, 0.0),
+            "a straggler"
+        );
         assert_eq!(breaker.as_str(), "probing");
-        assert!(breaker.trouble(at, KeyName(7), &error, 0.0));
+        assert!(breaker.trouble(at, 7, KeyName(7), &error, 0.0));
         assert_eq!(breaker.as_str(), "open");
         let next = breaker.probe_at().expect("open");
-        breaker.started(KeyName(8));
-        breaker.withdrawn(next, KeyName(9));
+        breaker.started(8);
+        breaker.withdrawn(next, 9);
         assert_eq!(breaker.as_str(), "probing", "somebody else's");
-        breaker.withdrawn(next, KeyName(8));
+        breaker.withdrawn(next, 8);
         assert_eq!(
             breaker.free_at(next, KeyName(7)),
             Some(next),
             "the next call is the probe"
         );
-        breaker.started(KeyName(9));
+        breaker.started(9);
         breaker.alive();
         assert!(breaker.is_closed() && breaker.free_at(next, KeyName(7)) == Some(next));
     }
@@ -359,9 +376,10 @@ mod tests {
         for jitter in [0.0, 0.5, 0.999_999] {
             let (mut breaker, mut at) = open();
             for round in 0..20 {
-                breaker.started(KeyName(7));
+                breaker.started(7);
                 assert!(breaker.trouble(
                     at,
+                    7,
                     KeyName(7),
                     &FetchError::of(Class::Unreachable),
                     jitter
@@ -378,25 +396,25 @@ mod tests {
     #[test]
     fn the_upstream_may_ask_for_more_and_an_update_takes_steps_of_ten_seconds() {
         let (mut breaker, at) = open();
-        breaker.started(KeyName(7));
+        breaker.started(7);
         let error = FetchError {
             retry_after: Some(Duration::from_secs(40)),
             ..FetchError::of(Class::ServerError)
         };
-        breaker.trouble(at, KeyName(7), &error, 0.5);
+        breaker.trouble(at, 7, KeyName(7), &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(40_000)));
         let at = at.plus(40_000);
-        breaker.started(KeyName(7));
-        breaker.trouble(at, KeyName(7), &FetchError::of(Class::Updating), 0.5);
+        breaker.started(7);
+        breaker.trouble(at, 7, KeyName(7), &FetchError::of(Class::Updating), 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(10_000)));
         // Whatever it asks, an update is over within 70 s.
         let at = at.plus(10_000);
-        breaker.started(KeyName(7));
+        breaker.started(7);
         let error = FetchError {
             retry_after: Some(Duration::from_mins(2)),
             ..FetchError::of(Class::Updating)
         };
-        breaker.trouble(at, KeyName(7), &error, 0.5);
+        breaker.trouble(at, 7, KeyName(7), &error, 0.5);
         assert_eq!(breaker.probe_at(), Some(at.plus(70_000)));
     }
 
@@ -406,8 +424,8 @@ mod tests {
         let error = FetchError::of(Class::Unreachable);
         let mut at = UnixMs(0);
         for round in 0..30 {
-            breaker.started(KeyName(1));
-            if breaker.trouble(at, KeyName(1), &error, 0.9) {
+            breaker.started(1);
+            if breaker.trouble(at, 1, KeyName(1), &error, 0.9) {
                 let next = breaker.probe_at().expect("open");
                 assert!((10..=150).contains(&next.since(at)), "{round}");
                 at = next;
@@ -417,7 +435,7 @@ mod tests {
         let mut breaker = Breaker::new(trips).scaled(100);
         let error = FetchError::of(Class::Updating);
         for _ in 0..5 {
-            breaker.trouble(UnixMs(0), KeyName(1), &error, 0.9);
+            breaker.trouble(UnixMs(0), 1, KeyName(1), &error, 0.9);
         }
         assert_eq!(breaker.probe_at(), Some(UnixMs(100)));
     }
@@ -427,22 +445,22 @@ mod tests {
         let error = FetchError::of(Class::ServerError);
         let (mut breaker, mut at) = open();
         for _ in 0..10 {
-            breaker.started(KeyName(1));
-            breaker.trouble(at, KeyName(1), &error, 0.9);
+            breaker.started(1);
+            breaker.trouble(at, 1, KeyName(1), &error, 0.9);
             at = breaker.probe_at().expect("open");
         }
-        breaker.started(KeyName(1));
-        breaker.trouble(at, KeyName(1), &error, 0.9);
+        breaker.started(1);
+        breaker.trouble(at, 1, KeyName(1), &error, 0.9);
         let later = breaker.probe_at().expect("open");
         assert!(later.since(at) > 10_000);
         assert_eq!(breaker.free_at(at, KeyName(1)), Some(later));
         assert_eq!(breaker.free_at(at, KeyName(77)), Some(at.plus(1000)));
         // Once many have failed, or it concerns all, or a wait is asked for, nobody goes before.
         for id in 10..30 {
-            breaker.trouble(at, KeyName(id), &error, 0.9);
+            breaker.trouble(at, id, KeyName(id), &error, 0.9);
         }
-        breaker.started(KeyName(1));
-        breaker.trouble(at, KeyName(1), &error, 0.9);
+        breaker.started(1);
+        breaker.trouble(at, 1, KeyName(1), &error, 0.9);
         assert_eq!(breaker.free_at(at, KeyName(77)), breaker.probe_at());
         let asked = FetchError {
             retry_after: Some(Duration::from_secs(9)),
@@ -450,8 +468,8 @@ mod tests {
         };
         for error in [FetchError::of(Class::Unreachable), asked] {
             let (mut breaker, at) = open();
-            breaker.started(KeyName(1));
-            breaker.trouble(at, KeyName(1), &error, 0.9);
+            breaker.started(1);
+            breaker.trouble(at, 1, KeyName(1), &error, 0.9);
             assert_eq!(breaker.free_at(at, KeyName(77)), breaker.probe_at());
         }
     }

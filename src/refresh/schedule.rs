@@ -42,16 +42,15 @@ pub fn due_at(lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
 }
 
 /// When to ask again after the upstream gave the same token once more: when half of what is left
-/// has passed, or half of what is left until clients take it for expired. Where that would leave
+/// until clients take it for expired has passed, and from then on after each shortest pause. Where that would leave
 /// less than `floor_ms`, a twentieth of the floor from now: the sooner a new one is given, the
 /// sooner the floor holds again.
 #[must_use]
 pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
     let left = lifetime.expires_at().since(now);
-    let half = match left.checked_sub(EXPIRED_TO_CLIENTS_MS) {
-        Some(useful) if useful > 0 => useful / 2,
-        _ => left / 2,
-    };
+    // Of lives of less than forty minutes an eighth.
+    let useless = EXPIRED_TO_CLIENTS_MS.min(lifetime.life_ms() / 8);
+    let half = left.saturating_sub(useless) / 2;
     let wait = if left - half < floor_ms {
         half.min(floor_ms / 20)
     } else {
@@ -145,7 +144,7 @@ mod tests {
         let last_minutes = day.expires_at().minus(300_000);
         assert_eq!(
             due_after_same(last_minutes, &day, 0, 0.0),
-            last_minutes.plus(150_000)
+            last_minutes.plus(30_000)
         );
         let last_minute = UnixMs(86_399_000);
         assert_eq!(

@@ -408,6 +408,7 @@ impl Worker {
         };
         key.pause_ms = 0;
         key.refused = None;
+        key.idle = false;
         key.last = if same {
             LastResult::Unchanged
         } else {
@@ -526,15 +527,15 @@ impl Worker {
                     // Told to callers of other keys, whose 410 it was not.
                     self.trouble.status = None;
                 }
-                if self.breaker.trouble(now, self.name(id), error, jitter) {
+                if self.breaker.trouble(now, id, self.name(id), error, jitter) {
                     self.refuse_all(now, actions);
                 }
             }
-            Health::Unknown => self.breaker.withdrawn(now, self.name(id)),
+            Health::Unknown => self.breaker.withdrawn(now, id),
         }
         if error.class == Class::Throttled {
             self.budget.throttled(now, asked_ms(error), jitter);
-            if self.blocked_until(now).is_some() {
+            if self.blocked_until(now, self.name(id)).is_some() {
                 self.trouble = error.clone();
                 self.refuse_all(now, actions);
             }
@@ -573,24 +574,25 @@ impl Worker {
 
     fn abandoned(&mut self, now: UnixMs, id: KeyId) {
         self.budget.cancel();
-        self.breaker.withdrawn(now, self.name(id));
+        self.breaker.withdrawn(now, id);
         self.set_timer(id, None);
         self.keys.remove(&id);
     }
 
     /// Until when no call for anybody starts, if that is longer than a caller would wait, or not
     /// known.
-    fn blocked_until(&self, now: UnixMs) -> Option<UnixMs> {
+    fn blocked_until(&self, now: UnixMs, name: KeyName) -> Option<UnixMs> {
+        let paused_until = self.budget.paused_until();
         if !self.breaker.is_closed() {
-            return Some(self.breaker.probe_at().unwrap_or(now));
+            let free_at = self.breaker.free_at(now, name).unwrap_or(now);
+            return Some(free_at.max(paused_until));
         }
-        let until = self.budget.paused_until();
-        (until.since(now) > MAX_WAIT_MS).then_some(until)
+        (paused_until.since(now) > MAX_WAIT_MS).then_some(paused_until)
     }
 
     /// Tells those who wait for a key that stands in a line that does not move.
     fn refuse_if_stuck(&mut self, now: UnixMs, id: KeyId, actions: &mut Vec<Action>) {
-        let Some(until) = self.blocked_until(now) else {
+        let Some(until) = self.blocked_until(now, self.name(id)) else {
             return;
         };
         let Some(Key {
@@ -723,7 +725,7 @@ impl Worker {
             self.queue.remove(&ticket);
             self.calls += 1;
             let id = ticket.2;
-            self.breaker.started(self.name(id));
+            self.breaker.started(id);
             self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
                 key.phase = Phase::Flying;
@@ -761,9 +763,9 @@ impl Worker {
         self.queue.insert(ticket);
         // The line may be long: when its renewal is due, or urgent, it goes further ahead.
         if let Some(urgent) = key.lifetime.as_ref().map(urgent_from) {
-            let rises = [key.timer, Some(urgent)].into_iter().flatten();
-            let rises = rises.filter(|at| *at > now && rank > Rank::Urgent).min();
-            self.set_timer(id, rises);
+            let urgent = Some(urgent).filter(|at| *at > now);
+            let rises = [key.timer, urgent].into_iter().flatten().min();
+            self.set_timer(id, rises.filter(|_| rank > Rank::Urgent));
         }
     }
 

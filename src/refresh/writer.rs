@@ -214,6 +214,7 @@ impl Writer {
     /// `seen.now`: a key that seems to be over, or unused for days, only by a step is kept.
     pub fn clock(&mut self, seen: &Seen) -> Work {
         let mut work = Work::default();
+        self.in_doubt &= seen.doubtful;
         self.worker.clock_moved(seen.moved_ms);
         self.metrics.clock_skew(seen.skew_ms);
         for news in &seen.news {
@@ -617,6 +618,12 @@ impl Writer {
         let mut actions = VecDeque::from(step.actions);
         while let Some(action) = actions.pop_front() {
             let Some(held) = self.keys.get_mut(action.id()) else {
+                // Among those that are being purged, and the worker has yet to hear of it.
+                if let Action::Fetch(id) = action {
+                    let step = self.worker.step(now, Event::Abandoned(id));
+                    work.wake_at = step.wake_at;
+                    actions.extend(step.actions);
+                }
                 continue;
             };
             match action {

@@ -275,6 +275,7 @@ mod tests {
             status,
             retry_after: wait_s.map(Duration::from_secs),
             detail: Some(("e".into(), "d".into())),
+            unheard: false,
         };
         Refusal::Upstream(Arc::new(error)).render(Dialect::Imds, 0)
     }

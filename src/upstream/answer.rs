@@ -250,6 +250,7 @@ pub fn read_refusal(
         status: Some(status),
         retry_after: wait.and_then(|value| retry_after(value.as_bytes(), now)),
         detail: read_detail(body),
+        unheard: false,
     }
 }
 
@@ -265,6 +266,7 @@ fn exception(kind: Kind, body: &[u8]) -> FetchError {
         status: Some(status),
         retry_after: None,
         detail: read_detail(body),
+        unheard: false,
     }
 }
 

@@ -83,9 +83,12 @@ impl Client {
             }
             question.redeem(&arc_key(&challenge.headers, folder).await?)?;
         }
-        let sent = self.clock.now();
+        let sent = self.clock.boot();
         let answer = self.call(&question).await?;
+        // On the timeline as the answer's `Date` left it.
         let received = self.clock.now();
+        let took_ms = self.clock.boot().0.saturating_sub(sent.0);
+        let sent = received.minus(took_ms);
         if answer.status != StatusCode::OK {
             return Err(self.refusal(&answer));
         }

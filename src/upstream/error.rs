@@ -16,6 +16,8 @@ pub struct FetchError {
     pub retry_after: Option<Duration>,
     /// The source's `error` and `error_description`, shortened, where it sent them.
     pub detail: Option<(Box<str>, Box<str>)>,
+    /// Nobody took the question, so that it is not about what was asked.
+    pub unheard: bool,
 }
 
 /// The closed set of failures, for metrics, logs and decisions.
@@ -153,6 +155,7 @@ impl FetchError {
             status: None,
             retry_after: None,
             detail: None,
+            unheard: class == Class::Unreachable,
         }
     }
 }

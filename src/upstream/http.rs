@@ -89,7 +89,11 @@ pub(super) async fn call(place: &Place, question: &Question) -> Result<Answer, F
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, FetchError> {
     let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address));
-    let stream = connecting.await.map_err(|_| timeout())?;
+    let swallowed = FetchError {
+        unheard: true,
+        ..timeout()
+    };
+    let stream = connecting.await.map_err(|_| swallowed)?;
     stream.map_err(|_| unreachable())
 }
 
@@ -136,13 +140,10 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|_| unreachable())?;
+        .map_err(|_| broken())?;
     // The connection is driven here, beside the request, so that giving up closes both.
     let call = async move {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|_| unreachable())?;
+        let response = sender.send_request(request).await.map_err(|_| broken())?;
         let (parts, body) = response.into_parts();
         // One buffer of the largest size from the start: growing would leave pieces of a token
         // behind.
@@ -151,11 +152,11 @@ where
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
                 let too_long = error.downcast_ref::<LengthLimitError>().is_some();
-                FetchError::of(if too_long {
-                    Class::TooLong
+                if too_long {
+                    FetchError::of(Class::TooLong)
                 } else {
-                    Class::Unreachable
-                })
+                    broken()
+                }
             })?;
             if let Some(data) = frame.data_ref() {
                 whole.extend_from_slice(data);
@@ -182,6 +183,14 @@ fn timeout() -> FetchError {
 
 fn unreachable() -> FetchError {
     FetchError::of(Class::Unreachable)
+}
+
+/// The connection broke after the question went out, which may be about the question.
+fn broken() -> FetchError {
+    FetchError {
+        unheard: false,
+        ..unreachable()
+    }
 }
 
 /// A certificate that is not trusted is told apart from a connection that broke.

@@ -17,13 +17,14 @@ use foretoken::refresh::{Rules, Settings, Work, Writer};
 use foretoken::store::{self, Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
-use foretoken::upstream::{Class, Client, FetchError};
+use foretoken::upstream::{Class, Client, FetchError, Kind};
 use foretoken_emulator::{Emulator, Fault, FaultKind};
 use rustix::process::Signal;
 
 use crate::support::jwt::token_of;
 use crate::support::metrics::{scrape, sum};
 use crate::support::process::{Served, write_config};
+use crate::support::source::{emulator_of, settings_before};
 use crate::support::wait::until;
 use crate::support::{emulator_settings, http, settings, tcp};
 
@@ -764,6 +765,36 @@ fn the_client_tells_the_clock_what_time_the_upstream_has() {
         is_right() && clock.earliest() == clock.now()
     });
     app.stop();
+}
+
+#[test]
+fn a_life_told_in_seconds_is_counted_on_the_timeline_as_its_own_answer_left_it() {
+    for ahead_ms in [DAY, -DAY, 30 * DAY] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let emulator = emulator_of(Kind::WorkloadIdentity, &folder, |_| ());
+        let settings = settings_before(&emulator, "workload-identity", &folder, "");
+        let truth = Clock::system();
+        let (clock, _crank) = Clock::cranked(UnixMs(truth.now().0.saturating_add_signed(ahead_ms)));
+        let source = Arc::clone(&settings.upstream.source);
+        let client = Client::new(source, clock.clone()).expect("a certificate to trust");
+        let app = App::start_with(&settings, client, clock.clone()).expect("Foretoken starts");
+        let answer = http::token(tcp(&app), "https://a.example").json();
+        let number = |name: &str| -> u64 {
+            let text = answer[name].as_str().and_then(|text| text.parse().ok());
+            text.expect("digits")
+        };
+        // The emulator's tokens live for a day, and the answer took no minute.
+        let left = number("expires_on").saturating_sub(truth.now().as_secs());
+        assert!(
+            (86_340..=86_460).contains(&left),
+            "{ahead_ms}: {left} s left"
+        );
+        assert!(
+            (86_340..=86_460).contains(&number("expires_in")),
+            "{ahead_ms}"
+        );
+        app.stop();
+    }
 }
 
 #[test]

@@ -93,8 +93,20 @@ fn a_cold_key_is_refused_at_once_while_open_and_told_when_the_probe_is_due() {
     let told = refusal(&actions, 1).expect("a refusal");
     assert_eq!(told.class, Class::ServerError);
     let wait = told.retry_after.expect("a wait").as_secs();
-    assert_eq!(wait, probe_at.since(START.plus(10)).div_ceil(1000));
     assert!(actions.contains(&Action::Retire(1)) && !is_called(&actions, 1));
+    // It did not fail itself, so it may probe a second after the last one.
+    assert!(wait == 1 && probe_at > START.plus(1000));
+    // The five that failed have to wait for longer, and are told so.
+    let now = START.plus(6000);
+    worker.step(now, Event::Woken);
+    worker.breaker.started(1);
+    let down = error(Class::ServerError, None);
+    worker.breaker.trouble(now, 1, KeyName(1), &down, 0.9);
+    let probe_at = worker.breaker.probe_at().expect("open again");
+    let actions = demand(&mut worker, now, 101);
+    let told = refusal(&actions, 101).expect("a refusal");
+    let wait = told.retry_after.expect("a wait").as_secs();
+    assert_eq!(wait, probe_at.since(now).div_ceil(1000));
 }
 
 #[test]
@@ -605,4 +617,32 @@ fn a_key_that_failed_does_not_probe_early_by_another_id() {
     let again = Event::Demanded(300, KeyName(101), false);
     assert!(refusal(&worker.step(early, again).actions, 300).is_some());
     assert!(is_called(&demand(&mut worker, early, 301), 301));
+}
+
+#[test]
+fn a_probe_whose_key_is_asked_for_meanwhile_still_tells() {
+    let mut worker = worker(10);
+    let over = START.plus(2 * HOUR_MS);
+    worker.step(UnixMs(0), Event::Restored(1, token(START, HOUR_MS), over));
+    worker.set_timer(1, None);
+    let (_, probe_at) = trip(&mut worker, over);
+    worker.enqueue(over, 1, Rank::Demand, over.0);
+    let (at, actions) = next(&mut worker, over);
+    assert!(is_called(&actions, 1) && at <= probe_at);
+    // Its first caller since the start gives it a name.
+    worker.step(at.plus(1), Event::Demanded(1, KeyName(77), false));
+    fail(&mut worker, at.plus(50), 1, Class::ServerError);
+    assert_eq!(worker.breaker(), "open");
+}
+
+#[test]
+fn a_pause_that_the_probe_is_asked_for_is_told_to_callers() {
+    let mut worker = worker(10);
+    let (_, probe_at) = trip(&mut worker, START);
+    assert!(is_called(&demand(&mut worker, probe_at, 1), 1));
+    let busy = Event::Failed(1, error(Class::Throttled, Some(120)));
+    worker.step(probe_at, busy);
+    let actions = demand(&mut worker, probe_at.plus(1000), 2);
+    let told = refusal(&actions, 2).expect("a refusal");
+    assert_eq!(told.retry_after, Some(Duration::from_secs(119)));
 }

@@ -43,10 +43,7 @@ pub fn house(kind: Kind) -> House {
 /// As [`house`], with the emulator changed.
 pub fn house_of(kind: Kind, change: impl FnOnce(&mut emulator::Settings)) -> House {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut settings = emulator_settings();
-    settings.kind = played(kind, folder.path());
-    change(&mut settings);
-    let emulator = Emulator::start(settings).expect("the emulator starts");
+    let emulator = emulator_of(kind, &folder, change);
     let app = start_before(&emulator, kind.as_str(), &folder, "");
     House {
         emulator,
@@ -55,15 +52,38 @@ pub fn house_of(kind: Kind, change: impl FnOnce(&mut emulator::Settings)) -> Hou
     }
 }
 
+/// An emulator of this kind.
+pub fn emulator_of(
+    kind: Kind,
+    folder: &TempDir,
+    change: impl FnOnce(&mut emulator::Settings),
+) -> Emulator {
+    let mut settings = emulator_settings();
+    settings.kind = played(kind, folder.path());
+    change(&mut settings);
+    Emulator::start(settings).expect("the emulator starts")
+}
+
 /// A Foretoken before an emulator of Entra that trusts these certificates.
 pub fn start_trusting(emulator: &Emulator, folder: &TempDir, ca_file: &Path) -> App {
     let typed = format!("ca_file = \"{}\"", ca_file.display());
-    start(emulator, "workload-identity", &typed, folder, "")
+    let settings = settings_of(emulator, "workload-identity", &typed, folder, "");
+    App::start(&settings).expect("Foretoken starts")
 }
 
 /// A Foretoken before an emulator, led there by the variables of the emulator's platform; what no
 /// variable says is typed. `more` are further lines.
 pub fn start_before(emulator: &Emulator, kind: &str, folder: &TempDir, more: &str) -> App {
+    App::start(&settings_before(emulator, kind, folder, more)).expect("Foretoken starts")
+}
+
+/// As [`start_before`], not started.
+pub fn settings_before(
+    emulator: &Emulator,
+    kind: &str,
+    folder: &TempDir,
+    more: &str,
+) -> config::Settings {
     let root = folder.path();
     let typed = match kind {
         "imds" | "vm-extension" => format!("endpoint = \"http://{}\"", emulator.address()),
@@ -75,10 +95,16 @@ pub fn start_before(emulator: &Emulator, kind: &str, folder: &TempDir, more: &st
         }
         _ => String::new(),
     };
-    start(emulator, kind, &typed, folder, more)
+    settings_of(emulator, kind, &typed, folder, more)
 }
 
-fn start(emulator: &Emulator, kind: &str, typed: &str, folder: &TempDir, more: &str) -> App {
+fn settings_of(
+    emulator: &Emulator,
+    kind: &str,
+    typed: &str,
+    folder: &TempDir,
+    more: &str,
+) -> config::Settings {
     let root = folder.path();
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -95,7 +121,6 @@ fn start(emulator: &Emulator, kind: &str, typed: &str, folder: &TempDir, more: &
         platform: Platform::with(value),
         ..Environment::default()
     };
-    let settings = config::parse(&text, Path::new("test.toml"), &environment)
-        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    App::start(&settings).expect("Foretoken starts")
+    config::parse(&text, Path::new("test.toml"), &environment)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
