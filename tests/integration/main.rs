@@ -16,6 +16,7 @@ mod flood;
 mod forced;
 mod json_answers;
 mod many_keys;
+mod matrix;
 mod no_wrong_answer;
 mod operator;
 mod peers;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::http;
 
-/// One line with a value; all of ours are counts, and whole.
+/// One line with a value. All of ours are counts, and whole, but for the clock's skew, of which
+/// whole seconds are kept, and of an upstream that is behind none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub name: String,
@@ -51,8 +52,18 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample {
         name: name.to_owned(),
         labels,
-        value: value.parse().ok()?,
+        value: value.parse().ok().or_else(|| whole(value))?,
     })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "that is what is wanted"
+)]
+fn whole(value: &str) -> Option<u64> {
+    let value = value.parse::<f64>().ok();
+    value.filter(|it| it.is_finite()).map(|it| it as u64)
 }
 
 /// `a="x",b="y"`; no value here needs an escape, so a backslash is a mistake.
