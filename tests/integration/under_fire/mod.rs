@@ -9,11 +9,13 @@ mod bad_starts;
 mod descriptors;
 mod many_links;
 mod memory;
+mod panics;
 mod restarts;
 mod slow_clients;
 mod soak;
 mod starvation;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -149,19 +151,19 @@ impl Seen {
 }
 
 /// Links that a process holds on the address where it listens: those that it accepted and has not
-/// closed. What waits in the kernel's queue, or for the end of its time, is nobody's.
+/// closed. What waits in the kernel's queue, or for the end of its time, is nobody's. While links
+/// come and go the kernel may leave one out, or show it twice; a second look tells.
 fn links_held(address: SocketAddr) -> usize {
     const LISTENS: &str = "0A";
     let port = format!(":{:04X}", address.port());
     let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table of links");
-    let held = table.lines().skip(1).filter(|line| {
+    let held = table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().unwrap_or_default();
-        let state = fields.nth(1).unwrap_or_default();
-        let inode = fields.nth(5).unwrap_or_default();
-        local.ends_with(&port) && state != LISTENS && inode != "0"
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let inode = fields.nth(5)?;
+        (local.ends_with(&port) && state != LISTENS && inode != "0").then_some(remote)
     });
-    held.count()
+    held.collect::<BTreeSet<_>>().len()
 }
 
 /// Connects from an address of one's own, so that ports do not run out.
@@ -197,6 +199,15 @@ fn is_silent(stream: &TcpStream) -> bool {
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// Tells those who go on until told otherwise, however the scope is left.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Callers that do nothing wrong, on links that stay open and on new ones, until told otherwise.
 struct Others {
     over: AtomicBool,
@@ -215,8 +226,9 @@ impl Others {
         self.served.load(Ordering::Relaxed)
     }
 
-    fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// Ends them when dropped, also by a test that fails.
+    fn guard(&self) -> End<'_> {
+        End(&self.over)
     }
 
     /// One that keeps its link and one that never does, both asking for what is there.

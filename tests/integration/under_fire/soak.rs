@@ -13,7 +13,7 @@ use std::time::Duration;
 use foretoken::clock::Clock;
 use rustix::process::Signal;
 
-use super::{Seen, Site, ask, links_held, size};
+use super::{End, Seen, Site, ask, links_held, size};
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::metrics::{scrape, sum};
@@ -98,6 +98,7 @@ fn memory_descriptors_threads_and_disk_stay_flat() {
     let begun = clock.now();
     let mut samples = Vec::new();
     thread::scope(|scope| {
+        let _end = End(&over);
         for _ in 0..CALLERS {
             scope.spawn(|| call(served.address, &over, &asked));
         }
@@ -112,7 +113,6 @@ fn memory_descriptors_threads_and_disk_stay_flat() {
                 disk_bytes: bytes_below(&store),
             });
         }
-        over.store(true, Ordering::Relaxed);
     });
     for sample in &samples {
         println!(

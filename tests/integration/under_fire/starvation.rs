@@ -9,7 +9,7 @@ use std::time::Duration;
 use foretoken::clock::Clock;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::{Seen, Site, TICKS_PER_SECOND, size};
+use super::{End, Seen, Site, TICKS_PER_SECOND, size};
 use crate::support::emulator_settings;
 use crate::support::http::{self, read_answer, token_request};
 use crate::support::jwt::{audience_of, claims_of, token_of};
@@ -75,6 +75,7 @@ fn take_one_core_and_run() {
     let clock = Clock::system();
     let (mut asked, mut changed, mut least_left_ms) = (0, 0, u64::MAX);
     thread::scope(|scope| {
+        let _end = End(&over);
         for _ in 0..BUSY_LOOPS {
             scope.spawn(|| {
                 spinning.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +101,6 @@ fn take_one_core_and_run() {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        over.store(true, Ordering::Relaxed);
     });
     let spent = seen.cpu_ticks() - cpu_before;
     let samples = scrape(served.admin);
