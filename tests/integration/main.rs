@@ -25,4 +25,5 @@ mod recordings;
 mod restart;
 mod single_flight;
 mod sources;
+mod under_fire;
 mod virtual_time;
