@@ -147,7 +147,7 @@ impl App {
             refresh: driver.handle(),
             metrics: metrics.clone(),
             clock: clock.clone(),
-            max_connections: super::max_connections(),
+            max_connections: super::max_connections(settings.server.workers),
         };
         let running = Running::start(Doors::open(bound, workers)?, &parts)?;
         let refresh = driver.handle();

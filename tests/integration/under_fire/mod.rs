@@ -3,7 +3,7 @@
 //!
 //! Sizes here are for every run of the tests; `./recipes fire` sets the long ones by the environment
 //! variables that the modules name. Counts, statuses and liveness are asserted; times and memory are
-//! printed (`--nocapture`), and `docs/under_fire.md` keeps what was seen.
+//! printed (`--nocapture`), and `docs/reliability.md` keeps what was seen.
 
 mod bad_starts;
 mod descriptors;
