@@ -123,7 +123,8 @@ impl App {
             rules: refresh::Rules::default(),
             seed: fastrand::u64(..),
         };
-        let restored_keys = restored.len();
+        let good = |it: &&store::Restored| clock.now() < it.token.lifetime.expires_at();
+        let restored_keys = restored.iter().filter(good).count();
         let name = upstream.name();
         let writer = Writer::new(
             limits,

@@ -172,6 +172,12 @@ impl Anchor {
         self.skew
     }
 
+    /// Whether the upstream has ever spoken for this timeline, or has decided on it.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
     /// Whether the timeline is certain.
     #[must_use]
     pub fn state(&self) -> State {

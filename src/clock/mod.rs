@@ -73,6 +73,8 @@ pub struct Seen {
     pub earliest: UnixMs,
     /// Whether an upstream's `Date` is waited for.
     pub doubtful: bool,
+    /// Whether an upstream's `Date` has ever spoken for the timeline, or decided on it.
+    pub confirmed: bool,
     /// How far the timeline has moved since somebody last looked, other than by time that passed, in
     /// milliseconds.
     pub moved_ms: i64,
@@ -199,6 +201,7 @@ impl Clock {
             now: anchor.now(boot),
             earliest: anchor.earliest(boot),
             doubtful: anchor.state() != State::Settled,
+            confirmed: anchor.is_confirmed(),
             moved_ms: anchor.offset().saturating_sub(before),
             skew_ms: anchor.skew(),
             news: std::mem::take(news),

@@ -81,6 +81,9 @@ pub struct Writer {
     upstream: Box<str>,
     /// Stored keys of other upstreams, or without a place: not served, but purged with the rest.
     elsewhere: Vec<TokenKey>,
+    /// Stored tokens that are over by the clock at start, until the upstream has said what time it
+    /// is.
+    over: Vec<Restored>,
     keys: HashMap<KeyId, Held>,
     /// Names keys for the worker: a slot's id ends with the slot.
     names: RandomState,
@@ -143,6 +146,7 @@ impl Writer {
             metrics,
             upstream: upstream.into(),
             elsewhere: Vec::new(),
+            over: Vec::new(),
             keys: HashMap::new(),
             names: RandomState::new(),
             told_cold: HashMap::new(),
@@ -173,41 +177,62 @@ impl Writer {
             self.cache.resume_after(record.generation);
         }
         restored.sort_by_key(|record| std::cmp::Reverse(record.last_used));
-        for Restored {
+        for record in restored {
+            if now >= record.token.lifetime.expires_at() {
+                self.over.push(record);
+            } else if let Some(event) = self.hold(record) {
+                // Nothing is started here: the first wake-up sees every restored key at once.
+                let step = self.worker.step(UnixMs(0), event);
+                debug_assert!(step.actions.is_empty(), "no timer fires at the epoch");
+            }
+        }
+    }
+
+    /// Puts a stored token into the cache.
+    fn hold(&mut self, record: Restored) -> Option<Event> {
+        let Restored {
             key,
             token,
             last_used,
             ..
-        } in restored
-        {
-            let lifetime = token.lifetime;
-            if now >= lifetime.expires_at() {
-                self.store.remove(&key);
-                continue;
-            }
-            if key.upstream != self.upstream {
-                self.elsewhere.push(key);
-                continue;
-            }
-            let Ok(slot) = self.cache.add(&key) else {
-                // No place for it, but it can still be purged.
-                self.elsewhere.push(key);
-                continue;
-            };
-            let entry = self.cache.entry(&key, token, []);
-            let serve_until = entry.serve_until;
-            slot.publish(entry);
-            let id = slot.id();
-            let mut held = Held::new(slot, last_used);
-            held.token = Some((serve_until, lifetime));
-            held.restored = true;
-            self.keys.insert(id, held);
-            // Nothing is started here: the first wake-up sees every restored key at once.
-            let step = self
-                .worker
-                .step(UnixMs(0), Event::Restored(id, lifetime, last_used));
-            debug_assert!(step.actions.is_empty(), "no timer fires at the epoch");
+        } = record;
+        if key.upstream != self.upstream {
+            self.elsewhere.push(key);
+            return None;
         }
+        let Ok(slot) = self.cache.add(&key) else {
+            // No place for it, but it can still be purged.
+            self.elsewhere.push(key);
+            return None;
+        };
+        let lifetime = token.lifetime;
+        let entry = self.cache.entry(&key, token, []);
+        let serve_until = entry.serve_until;
+        slot.publish(entry);
+        let id = slot.id();
+        let mut held = Held::new(slot, last_used);
+        held.token = Some((serve_until, lifetime));
+        held.restored = true;
+        self.keys.insert(id, held);
+        Some(Event::Restored(id, lifetime, last_used))
+    }
+
+    /// The upstream has said what time it is: what was over only by the clock at start is taken
+    /// back, unless a call has been made for it since.
+    fn judge_those_over(&mut self, now: UnixMs) -> Work {
+        let mut work = Work::default();
+        for record in std::mem::take(&mut self.over) {
+            if self.cache.find(&record.key).is_some() {
+                continue;
+            }
+            if now >= record.token.lifetime.expires_at() {
+                self.store.remove(&record.key);
+            } else if let Some(event) = self.hold(record) {
+                let step = self.worker.step(now, event);
+                work.add(self.perform(now, step));
+            }
+        }
+        work
     }
 
     /// What has become known about the clocks. To be told before anything else that happens at
@@ -255,6 +280,9 @@ impl Writer {
             };
             let step = self.worker.step(seen.now, event);
             work.add(self.perform(seen.now, step));
+        }
+        if seen.confirmed && !self.over.is_empty() {
+            work.add(self.judge_those_over(seen.now));
         }
         work
     }
@@ -370,7 +398,10 @@ impl Writer {
         let elsewhere = self
             .elsewhere
             .extract_if(.., |key| which.is_none_or(|which| which(key)));
-        let elsewhere: Vec<_> = elsewhere.collect();
+        let over = self
+            .over
+            .extract_if(.., |it| which.is_none_or(|which| which(&it.key)));
+        let elsewhere: Vec<_> = elsewhere.chain(over.map(|it| it.key)).collect();
         if which.is_none() {
             self.store.remove_all();
         } else {

@@ -20,6 +20,10 @@ use crate::token::TokenKey;
 
 /// Records kept; the least recently used makes room. About 20 MB at 2 kB each.
 const MAX_RECORDS: usize = 8192;
+
+/// A machine may start with a clock that is so far ahead, and nobody has said yet what time it is:
+/// what ended within that time is kept until somebody has.
+const MAX_AHEAD_MS: u64 = 2 * 24 * 3_600_000;
 /// Longer records are not stored. The longest tokens seen are some 10 kB.
 const MAX_RECORD_BYTES: usize = 256 << 10;
 /// A database below this size is not worth rewriting.
@@ -139,7 +143,7 @@ impl Disk {
                 continue;
             };
             let expires_at = record.token.lifetime.expires_at();
-            if expires_at <= now {
+            if expires_at.plus(MAX_AHEAD_MS) <= now {
                 loaded.refused.expired += 1;
                 self.dirty.insert(name);
                 continue;
@@ -191,7 +195,8 @@ impl Disk {
                 result = Err(error.into());
             }
         }
-        let expired = self.live.extract_if(|_, kept| kept.expires_at <= now);
+        let over = |kept: &mut Kept| kept.expires_at.plus(MAX_AHEAD_MS) <= now;
+        let expired = self.live.extract_if(|_, kept| over(kept));
         self.dirty.extend(expired.map(|(name, _)| name));
         result
     }

@@ -60,7 +60,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(5);
 pub struct Restored {
     /// What it is for.
     pub key: TokenKey,
-    /// The token, unexpired when the store was opened.
+    /// The token. By the clock at start it may be over, by two days at most.
     pub token: Arc<AccessToken>,
     /// Its generation; later ones must be at least as high to replace it.
     pub generation: u64,

@@ -695,6 +695,64 @@ fn a_start_with_a_wall_clock_before_the_newest_record_is_a_step() {
 }
 
 #[test]
+fn tokens_that_are_over_only_by_the_clock_at_start_come_back_when_it_is_put_right() {
+    let mut world = World::new(DAY);
+    let received = START.minus(HOUR_MS);
+    let keys = [
+        "https://a.example",
+        "https://b.example",
+        "https://c.example",
+    ];
+    // The third is over in truth as well.
+    let ends = [12, 12, 0].map(|hours| START.plus(hours * HOUR_MS));
+    let records = keys.iter().zip(ends);
+    let records = records
+        .map(|(key, ends)| restored(key, received, ends))
+        .collect();
+    let seen = world.clock.observe();
+    let work = world.writer.restore_seen(&seen, records);
+    world.take(work);
+    world.upstream.is_dead = true;
+    assert!(
+        matches!(world.ask(keys[0]), Asked::Waiting(_)),
+        "over, for all it knows"
+    );
+    world.run(MINUTE_MS);
+    assert!(matches!(world.ask(keys[1]), Asked::Waiting(_)));
+    // The upstream is back, and its answer to somebody else says what time it is.
+    world.run(MINUTE_MS);
+    world.upstream.is_dead = false;
+    world.obtained("https://other.example");
+    let calls = world.upstream.calls.len();
+    world.served(keys[1]);
+    assert_eq!(world.upstream.calls.len(), calls, "it needed no call");
+    let (held, _, _) = world.writer.purge(world.clock.now(), None);
+    assert!(
+        (2..=3).contains(&held),
+        "{held}: the third is not among them"
+    );
+    assert!(matches!(world.ask(keys[1]), Asked::Waiting(_)));
+}
+
+#[test]
+fn a_purge_ends_tokens_that_are_over_by_the_clock_at_start_too() {
+    let mut world = World::new(DAY);
+    let key = "https://a.example";
+    let record = restored(key, START.minus(HOUR_MS), START.plus(12 * HOUR_MS));
+    let seen = world.clock.observe();
+    let work = world.writer.restore_seen(&seen, vec![record]);
+    world.take(work);
+    let (held, _, work) = world.writer.purge(seen.now, None);
+    world.take(work);
+    assert_eq!(held, 1);
+    world.obtained("https://other.example");
+    assert!(
+        matches!(world.ask(key), Asked::Waiting(_)),
+        "purged is purged"
+    );
+}
+
+#[test]
 fn a_record_of_a_host_that_was_a_day_ahead_costs_one_check_and_is_not_lost() {
     for is_dead in [false, true] {
         let mut world = World::new(0);
