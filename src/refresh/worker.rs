@@ -695,6 +695,8 @@ impl Worker {
                     if rank < ticket.0 {
                         self.queue.remove(&ticket);
                         self.enqueue(now, id, rank, order);
+                    } else {
+                        self.watch(now, id, ticket.0);
                     }
                 }
             }
@@ -754,14 +756,22 @@ impl Worker {
     }
 
     fn enqueue(&mut self, now: UnixMs, id: KeyId, rank: Rank, order: u64) {
-        let urgent_from = self.rules.urgent_from;
         let ticket = (rank, order, id);
         let Some(key) = self.keys.get_mut(&id) else {
             return;
         };
         key.phase = Phase::Queued(ticket);
         self.queue.insert(ticket);
-        // The line may be long: when its renewal is due, or urgent, it goes further ahead.
+        self.watch(now, id, rank);
+    }
+
+    /// The line may be long: when the renewal of a key that stands in it is due, or urgent, it goes
+    /// further ahead.
+    fn watch(&mut self, now: UnixMs, id: KeyId, rank: Rank) {
+        let urgent_from = self.rules.urgent_from;
+        let Some(key) = self.keys.get(&id) else {
+            return;
+        };
         if let Some(urgent) = key.lifetime.as_ref().map(urgent_from) {
             let urgent = Some(urgent).filter(|at| *at > now);
             let rises = [key.timer, urgent].into_iter().flatten().min();

@@ -392,9 +392,11 @@ impl Writer {
         now: UnixMs,
         which: Option<&(dyn Fn(&TokenKey) -> bool + Send)>,
     ) -> (usize, PurgeTicket, Work) {
-        let (ids, ticket) = self
+        let (mut ids, ticket) = self
             .cache
             .purge(|slot| which.is_none_or(|which| which(slot.key())));
+        // The index has no order, and a run that is replayed needs one.
+        ids.sort_unstable();
         let elsewhere = self
             .elsewhere
             .extract_if(.., |key| which.is_none_or(|which| which(key)));

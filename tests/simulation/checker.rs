@@ -135,6 +135,8 @@ pub struct Checker {
     pub ahead_ms: u64,
     /// And how far earlier.
     pub behind_ms: u64,
+    /// When a call last failed, for any key.
+    failed_at: Option<UnixMs>,
     /// When that last changed.
     moved_at: Option<UnixMs>,
     /// When a call was last forced for any key.
@@ -169,6 +171,7 @@ impl Checker {
             excused_until: start.plus(recovery_ms),
             ahead_ms: 0,
             behind_ms: 0,
+            failed_at: None,
             moved_at: None,
             forced_at: None,
             recovery_ms,
@@ -282,6 +285,9 @@ impl Checker {
         let used = now.since(last_asked) + 3000 < held.life_ms;
         // After a failure with hours left the pause is minutes.
         let used = used && self.books(key).failed.is_none();
+        // Callers of keys that fail go before renewals that are in no hurry.
+        let rested = |at| now.since(at) > self.recovery_ms;
+        let used = used && self.failed_at.is_none_or(rested);
         let well = used && self.is_well(key, now) && self.ahead_ms <= 1100;
         // Its renewal takes its turn.
         let left = held.until.since(now) + 15_000 + self.recovery_ms;
@@ -353,11 +359,12 @@ impl Checker {
     }
 
     /// A caller got nothing in 20 s.
-    pub fn given_up(&mut self, key: usize, asked_at: UnixMs) {
+    pub fn given_up(&mut self, key: usize, wanted: Wanted, asked_at: UnixMs) {
         self.figures.given_up += 1;
         self.note(Note::GivenUp(key));
         self.has_none(key);
-        let well = self.is_well(key, asked_at);
+        // Who has no use for the token that is held comes after everybody else.
+        let well = wanted == Wanted::Any && self.is_well(key, asked_at);
         self.holds(!well, "I5 an answer by the deadline", |_| {
             format!("a caller of key {key} waited in vain though the upstream is well")
         });
@@ -454,6 +461,7 @@ impl Checker {
             }
             Err(error) => {
                 self.figures.failures += 1;
+                self.failed_at = Some(now);
                 self.note(Note::Failed(key, error.class, error.status));
                 match error.class {
                     Class::NotFound | Class::Denied | Class::WrongResource | Class::BadExpiry => {

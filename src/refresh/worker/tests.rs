@@ -646,3 +646,20 @@ fn a_pause_that_the_probe_is_asked_for_is_told_to_callers() {
     let told = refusal(&actions, 2).expect("a refusal");
     assert_eq!(told.retry_after, Some(Duration::from_secs(119)));
 }
+
+#[test]
+fn a_decision_about_the_clock_does_not_take_its_urgency_from_a_key_in_line() {
+    // 1 is due and waits behind callers, who never end; the clock is put right meanwhile.
+    let mut worker = stocked([(1, 0)]);
+    let due = START.plus(HOUR_MS / 2);
+    demand(&mut worker, due, 100);
+    worker.step(due, Event::Used(1, due));
+    worker.step(due, Event::ClockStepped);
+    worker.step(due.plus(10), Event::ClockDecided);
+    worker.step(due.plus(60_000), Event::Woken);
+    let urgent = (worker.rules.urgent_from)(&token(START, HOUR_MS));
+    let step = worker.step(urgent.minus(1), Event::Woken);
+    assert_eq!(step.wake_at, Some(urgent));
+    worker.step(urgent, Event::Woken);
+    assert_eq!(worker.next_in_line().map(|it| it.0), Some(Rank::Urgent));
+}
