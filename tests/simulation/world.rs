@@ -341,7 +341,9 @@ impl World {
         match what {
             What::Tick(view) => {
                 self.ticking[view] = false;
-                let used = self.views[view].tick();
+                // In an order of its own: the view's is that of a table with a random hash.
+                let mut used = self.views[view].tick();
+                used.sort_unstable();
                 self.turn(|writer, now| writer.used(now, &used));
             }
             What::Lands(call) => self.land(call),
