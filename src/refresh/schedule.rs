@@ -12,10 +12,8 @@ const JITTER_SHARE: f64 = 0.05;
 
 /// Clients take a token with five minutes left for expired and ask on each call (`protocols.md` §6):
 /// what has less than three times that is to be renewed before.
-const URGENT_MS: u64 = 15 * 60 * 1000;
-
-/// See [`URGENT_MS`].
 const EXPIRED_TO_CLIENTS_MS: u64 = 5 * 60 * 1000;
+const URGENT_MS: u64 = 3 * EXPIRED_TO_CLIENTS_MS;
 
 /// The shortest pause between two calls for one key: a hundredth of the life, at least 20 ms and at
 /// most 30 s. It scales with the life so that a token of two seconds works.
@@ -42,9 +40,9 @@ pub fn due_at(lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
 }
 
 /// When to ask again after the upstream gave the same token once more: when half of what is left
-/// until clients take it for expired has passed, and from then on after each shortest pause. Where that would leave
-/// less than `floor_ms`, a twentieth of the floor from now: the sooner a new one is given, the
-/// sooner the floor holds again.
+/// until clients take it for expired has passed, and from then on after each shortest pause. Where
+/// that would leave less than `floor_ms`, a twentieth of the floor from now: the sooner a new one is
+/// given, the sooner the floor holds again.
 #[must_use]
 pub fn due_after_same(now: UnixMs, lifetime: &Lifetime, floor_ms: u64, jitter: Jitter) -> UnixMs {
     let left = lifetime.expires_at().since(now);

@@ -222,7 +222,11 @@ impl Writer {
     fn judge_those_over(&mut self, now: UnixMs) -> Work {
         let mut work = Work::default();
         for record in std::mem::take(&mut self.over) {
-            if self.cache.find(&record.key).is_some() {
+            if let Some(slot) = self.cache.find(&record.key) {
+                // What its call brings replaces the record. Until then a purge has to end that too.
+                if slot.entry().is_none() {
+                    self.elsewhere.push(record.key);
+                }
                 continue;
             }
             if now >= record.token.lifetime.expires_at() {
@@ -392,11 +396,9 @@ impl Writer {
         now: UnixMs,
         which: Option<&(dyn Fn(&TokenKey) -> bool + Send)>,
     ) -> (usize, PurgeTicket, Work) {
-        let (mut ids, ticket) = self
+        let (ids, ticket) = self
             .cache
             .purge(|slot| which.is_none_or(|which| which(slot.key())));
-        // The index has no order, and a run that is replayed needs one.
-        ids.sort_unstable();
         let elsewhere = self
             .elsewhere
             .extract_if(.., |key| which.is_none_or(|which| which(key)));

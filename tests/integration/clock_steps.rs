@@ -753,6 +753,30 @@ fn a_purge_ends_tokens_that_are_over_by_the_clock_at_start_too() {
 }
 
 #[test]
+fn a_purge_ends_a_stored_token_whose_key_was_being_asked_for_when_the_clock_was_put_right() {
+    let mut world = World::new(DAY);
+    let key = "https://a.example";
+    let record = restored(key, START.minus(HOUR_MS), START.plus(12 * HOUR_MS));
+    let seen = world.clock.observe();
+    let work = world.writer.restore_seen(&seen, vec![record]);
+    world.take(work);
+    world.upstream.latency_ms = 500;
+    let Asked::Waiting(_waiter) = world.ask("https://other.example") else {
+        panic!("nothing is warm");
+    };
+    world.run(400);
+    let Asked::Waiting(_other) = world.ask(key) else {
+        panic!("over, for all it knows");
+    };
+    // The answer to the first decides while the second's call is under way.
+    world.run(200);
+    let (held, _, _) = world
+        .writer
+        .purge(world.clock.now(), Some(&|it| it.resource.as_str() == key));
+    assert_eq!(held, 2, "the key in use, and its stored token");
+}
+
+#[test]
 fn a_record_of_a_host_that_was_a_day_ahead_costs_one_check_and_is_not_lost() {
     for is_dead in [false, true] {
         let mut world = World::new(0);

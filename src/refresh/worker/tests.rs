@@ -50,6 +50,15 @@ fn is_called(actions: &[Action], id: KeyId) -> bool {
     actions.contains(&Action::Fetch(id))
 }
 
+/// The first key that is called.
+fn called(actions: &[Action]) -> KeyId {
+    let called = actions.iter().find_map(|action| match action {
+        Action::Fetch(id) => Some(*id),
+        _ => None,
+    });
+    called.expect("somebody is next")
+}
+
 fn refusal(actions: &[Action], id: KeyId) -> Option<&FetchError> {
     actions.iter().find_map(|action| match action {
         Action::Refuse(refused, error) if *refused == id => Some(&**error),
@@ -512,11 +521,7 @@ fn a_renewal_that_waits_in_line_goes_ahead_once_it_is_urgent() {
         if is_called(&actions, 1) {
             break now;
         }
-        let called = actions.iter().find_map(|action| match action {
-            Action::Fetch(id) => Some(*id),
-            _ => None,
-        });
-        busy = called.expect("somebody is next").max(busy);
+        busy = called(&actions).max(busy);
         now = now.plus(10_000);
         assert!(now < START.plus(HOUR_MS), "it has run out");
     };
@@ -543,11 +548,7 @@ fn a_forced_call_that_waits_in_line_goes_as_a_renewal_once_that_is_due() {
         if is_called(&actions, 1) {
             break now;
         }
-        let called = actions.iter().find_map(|action| match action {
-            Action::Fetch(id) => Some(*id),
-            _ => None,
-        });
-        busy = called.expect("somebody is next").max(busy);
+        busy = called(&actions).max(busy);
         now = now.plus(10_000);
         assert!(now < START.plus(HOUR_MS), "it has run out");
     };
