@@ -1,8 +1,10 @@
 //! Running until somebody says stop.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::App;
 
@@ -18,35 +20,66 @@ pub enum Ended {
     Broken,
 }
 
-/// Runs until SIGTERM or SIGINT, then stops cleanly. `each_second` is called in between.
-///
-/// # Errors
-/// Signals cannot be received.
-pub fn until_signal(app: App, mut each_second: impl AsyncFnMut(&App)) -> std::io::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut look = tokio::time::interval(LOOK);
-        Ok::<_, std::io::Error>(loop {
-            tokio::select! {
-                _ = terminate.recv() => break Ended::Asked,
-                _ = interrupt.recv() => break Ended::Asked,
-                _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP does nothing: a new configuration needs a restart");
-                }
-                _ = look.tick() => {
-                    if app.is_broken() {
-                        break Ended::Broken;
+/// The signals that a supervisor or a terminal sends, heard from [`listen`](Self::listen) on.
+pub struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Before the start, so that a stop that comes during it is clean too: callers are answered
+    /// before the start has ended.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub fn listen() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let (terminate, interrupt, hangup) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+        );
+        drop(entered);
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+            hangup,
+        })
+    }
+
+    /// Runs until SIGTERM or SIGINT, then stops cleanly. `each_second` is called in between.
+    pub fn run(self, app: App, mut each_second: impl AsyncFnMut(&App)) -> Ended {
+        let Self {
+            runtime,
+            mut terminate,
+            mut interrupt,
+            mut hangup,
+        } = self;
+        let ended = runtime.block_on(async {
+            let mut look = tokio::time::interval(LOOK);
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break Ended::Asked,
+                    _ = interrupt.recv() => break Ended::Asked,
+                    _ = hangup.recv() => {
+                        tracing::warn!("SIGHUP does nothing: a new configuration needs a restart");
                     }
-                    each_second(&app).await;
+                    _ = look.tick() => {
+                        if app.is_broken() {
+                            break Ended::Broken;
+                        }
+                        each_second(&app).await;
+                    }
                 }
             }
-        })
-    })?;
-    app.stop();
-    Ok(ended)
+        });
+        app.stop();
+        ended
+    }
 }

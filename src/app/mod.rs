@@ -9,5 +9,5 @@ mod lifecycle;
 mod wiring;
 
 pub use hardening::{harden, max_connections};
-pub use lifecycle::{Ended, until_signal};
+pub use lifecycle::{Ended, Signals};
 pub use wiring::{App, StartError};

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use foretoken_emulator::Emulator;
 
 use super::{Failure, status};
-use crate::app::{self, App, Ended, StartError};
+use crate::app::{self, App, Ended, Signals, StartError};
 use crate::config::{self, Environment};
 use crate::server::BindError;
 use crate::telemetry::log;
@@ -29,6 +29,7 @@ pub(super) fn run() -> Result<(), Failure> {
         .map_err(config::ConfigError::from)?;
     log::start(settings.log);
     app::harden();
+    let signals = Signals::listen().context("cannot wait for signals")?;
 
     let emulator = foretoken_emulator::Settings {
         listen: EMULATOR,
@@ -56,14 +57,14 @@ pub(super) fn run() -> Result<(), Failure> {
         app.admin_address()
     ))?;
     let mut news = News::default();
-    let ended = app::until_signal(app, async |app| {
+    let ended = signals.run(app, async |app| {
         if let Some(line) = news.tell(app, &emulator).await {
             // The demo goes on when nobody reads its news any more.
             let _ = super::say(&format!("{line}\n"));
         }
     });
     emulator.stop();
-    match ended.context("cannot wait for signals")? {
+    match ended {
         Ended::Asked => Ok(()),
         Ended::Broken => Err(Failure::Broken),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::Failure;
-use crate::app::{self, App, Ended};
+use crate::app::{self, App, Ended, Signals};
 use crate::config::{self, Environment};
 use crate::telemetry::log;
 
@@ -13,8 +13,9 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     let settings = config::load(file, &Environment::of_process())?;
     log::start(settings.log);
     app::harden();
+    let signals = Signals::listen().context("cannot wait for signals")?;
     let app = App::start(&settings)?;
-    match app::until_signal(app, async |_| {}).context("cannot wait for signals")? {
+    match signals.run(app, async |_| {}) {
         Ended::Asked => Ok(()),
         Ended::Broken => Err(Failure::Broken),
     }

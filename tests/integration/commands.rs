@@ -1,13 +1,13 @@
 //! The built program, as an operator and a supervisor meet it.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foretoken_emulator::{Emulator, Fault, FaultKind};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::emulator_settings;
@@ -356,6 +356,34 @@ fn a_stop_under_load_breaks_no_answer() {
     assert_eq!(site.served.ended().code(), Some(0));
     assert!(TcpStream::connect(address).is_err());
     assert!(site.served.log().contains("stopped"));
+}
+
+#[test]
+fn a_stop_that_comes_during_the_start_is_clean_too() {
+    let (folder, admin) = (folder(), free_address());
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"{admin}\"\n\
+         [store]\npath = \"state\"\n"
+    );
+    let config = write_file(folder.path(), &text);
+    let mut command = command(folder.path());
+    let mut child = command
+        .arg("serve")
+        .arg("--config")
+        .arg(&config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // Admin answers first: the store is yet to be opened, for the first time here.
+    until("admin answers", || TcpStream::connect(admin).is_ok());
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::TERM).expect("the process is there");
+    let mut log = String::new();
+    let stream = child.stderr.as_mut().expect("piped");
+    stream.read_to_string(&mut log).expect("text");
+    let status = child.wait().expect("our child");
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
 }
 
 #[test]
