@@ -17,7 +17,7 @@ use foretoken::clock::Clock;
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
-use foretoken::store::{self, Store};
+use foretoken::store::Store;
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Lifetime, Secret};
 use foretoken::upstream::{Ask, FetchError, TokenSource};
@@ -73,14 +73,7 @@ fn wait(mut waiter: Waiter) {
 
 fn bench(c: &mut Criterion) {
     let clock = Clock::system();
-    let off = store::Settings {
-        mode: store::Mode::Off,
-        path: "unused".into(),
-        key: "unused".into(),
-    };
-    let store = Store::open(&off, &clock)
-        .expect("a store that is off opens")
-        .store;
+    let store = Store::off();
     let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
     let limits = Settings {
         max_in_flight: 64,

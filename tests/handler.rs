@@ -22,7 +22,7 @@ use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
 use foretoken::server::arc_keys::ArcKeys;
 use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
-use foretoken::store::{self, Store};
+use foretoken::store::Store;
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Lifetime, Secret};
 use foretoken::upstream::{Ask, FetchError, TokenSource};
@@ -93,14 +93,7 @@ fn gate() -> Gate {
 
 fn worker() -> (Worker, Clock, Crank, Driver) {
     let (clock, crank) = Clock::cranked(UnixMs(1_767_225_600_000));
-    let off = store::Settings {
-        mode: store::Mode::Off,
-        path: "unused".into(),
-        key: "unused".into(),
-    };
-    let store = Store::open(&off, &clock)
-        .expect("a store that is off opens")
-        .store;
+    let store = Store::off();
     let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
     let limits = Settings {
         max_in_flight: 4,

@@ -9,6 +9,7 @@ mod purge;
 mod refresh;
 mod settings;
 mod status;
+mod store;
 mod which;
 
 use std::sync::Arc;
@@ -105,9 +106,19 @@ impl Admin {
             ("POST", "/refresh") if access == Access::Operator => {
                 refresh::answer(self.parts.get(), query).await
             }
-            ("POST", "/purge" | "/refresh") => Answer::text(403, "this needs the admin socket\n"),
-            (_, "/livez" | "/readyz" | "/metrics" | "/status") => Answer::method("GET"),
-            (_, "/purge" | "/refresh") => Answer::method("POST"),
+            ("GET", "/store") if access == Access::Operator => {
+                store::report(self.parts.get()).await
+            }
+            ("POST", "/store/purge") if access == Access::Operator => {
+                store::purge(self.parts.get()).await
+            }
+            ("POST", "/store/rotate") if access == Access::Operator => {
+                store::rotate(self.parts.get()).await
+            }
+            ("POST", "/purge" | "/refresh" | "/store/purge" | "/store/rotate")
+            | ("GET", "/store") => Answer::text(403, "this needs the admin socket\n"),
+            (_, "/livez" | "/readyz" | "/metrics" | "/status" | "/store") => Answer::method("GET"),
+            (_, "/purge" | "/refresh" | "/store/purge" | "/store/rotate") => Answer::method("POST"),
             _ => Answer::text(404, "there is no such endpoint\n"),
         }
     }

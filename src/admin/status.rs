@@ -23,6 +23,7 @@ pub(super) async fn answer(parts: Option<&Parts>) -> Answer {
         &json!({
             "now_s": now.as_secs(),
             "store": store,
+            "store_key": parts.store.key_facts(),
             "breaker": status.breaker,
             "outage_to_survive_s": status.outage_to_survive_ms / 1000,
             "keys": keys,

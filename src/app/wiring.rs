@@ -11,6 +11,7 @@ use crate::config::{self, Settings};
 use crate::refresh::{self, Driver, Handle, Writer};
 use crate::server::handler::Live;
 use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Parts, Running};
+use crate::store::machine::Machine;
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, TokenSource};
@@ -111,7 +112,7 @@ impl App {
 
         let store::Opened {
             store, restored, ..
-        } = Store::open(&settings.store, &clock)?;
+        } = Store::open(&settings.store, &Machine::read(), &clock)?;
         admin_front.check_socket()?;
         let cache = Arc::new(Cache::new().with_limits(settings.limits));
         let limits = refresh::Settings {

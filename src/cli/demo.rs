@@ -22,6 +22,7 @@ pub(super) fn run() -> Result<(), Failure> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let environment = Environment {
         state_directory: Some(folder.path().into()),
+        credentials_directory: None,
         ..Environment::of_process()
     };
     let text = format!("[upstream]\nendpoint = \"http://{EMULATOR}\"\n[log]\nlevel = \"warn\"\n");

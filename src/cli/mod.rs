@@ -9,6 +9,7 @@ mod env;
 mod operate;
 mod serve;
 mod status;
+mod store;
 mod token;
 
 use std::path::PathBuf;
@@ -54,6 +55,15 @@ enum Command {
     /// again. What is held is served meanwhile, and stays if the call fails. For root and the
     /// server's own user. Exit code 1 if no key matches, or one is neither renewed nor unchanged.
     Refresh(operate::Args),
+    /// Look at what is stored, or erase it.
+    ///
+    /// Over the admin socket while the server runs, on the files otherwise. For root and the
+    /// server's own user.
+    #[command(subcommand)]
+    Store(store::Command),
+    /// Change the key that the store is sealed with. For root and the server's own user.
+    #[command(subcommand)]
+    Key(store::KeyCommand),
     /// Ask the running server for a token, as a client does.
     Token(token::Args),
     /// Print the environment variables that point a client at the server, its secret included.
@@ -113,6 +123,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => status::run(args.config.as_deref()),
         Command::Purge(args) => operate::purge(&args),
         Command::Refresh(args) => operate::refresh(&args),
+        Command::Store(command) => store::run(&command),
+        Command::Key(command) => store::run_key(&command),
         Command::Token(args) => token::run(&args),
         Command::Env(args) => env::run(&args),
     };

@@ -37,6 +37,7 @@ fn render(body: &str) -> Result<String> {
     if body["store"] != "ok" {
         out.push_str(&format!("store: {}\n", text(&body["store"])));
     }
+    out.push_str(&keys_line(&body["store_key"]));
     match body["breaker"].as_str() {
         Some("open") => out.push_str("upstream: not called but for probes, the breaker is open\n"),
         Some("probing") => out.push_str("upstream: a probe is under way, the breaker is open\n"),
@@ -56,6 +57,19 @@ fn render(body: &str) -> Result<String> {
         ));
     }
     Ok(out)
+}
+
+/// What to do about keys that only open what is stored.
+fn keys_line(facts: &Value) -> String {
+    let older = facts["older"].as_array().map_or(0, Vec::len);
+    match (older, facts["under_older"].as_u64()) {
+        (0, _) => String::new(),
+        (_, Some(0)) => "store: no record needs an older key any more; it can go\n".to_owned(),
+        (_, count) => {
+            let count = count.unwrap_or(0);
+            format!("store: {count} records still need an older key\n")
+        }
+    }
 }
 
 /// Columns, as wide as what stands in them.

@@ -48,6 +48,7 @@ pub(super) fn check(
     let mut check = Check {
         folder: env.working_directory.join(folder),
         state: env.state(),
+        credentials: env.credentials(),
         platform: &env.platform,
         secret_files,
         stateless: false,
@@ -79,6 +80,8 @@ pub(super) struct Check<'e> {
     pub folder: PathBuf,
     /// The folder for what outlives a restart, and the variable that names it.
     state: Option<(PathBuf, &'static str)>,
+    /// systemd's folder of credentials.
+    credentials: Option<PathBuf>,
     /// What the platform tells about its source of tokens.
     pub platform: &'e Platform,
     /// Reads what `secret_file` names.
@@ -210,6 +213,7 @@ impl Check<'_> {
             mode: mode?.value,
             path: path?.value,
             key: key?.value,
+            credentials: self.credentials.clone(),
         })
     }
 

@@ -34,6 +34,8 @@ pub(super) type SecretFiles = dyn Fn(&Path) -> Result<Zeroizing<Vec<u8>>, Compla
 pub struct Environment {
     /// `$STATE_DIRECTORY`: folders that systemd made for the service, separated by colons.
     pub state_directory: Option<OsString>,
+    /// `$CREDENTIALS_DIRECTORY`: systemd's folder of this service's secrets.
+    pub credentials_directory: Option<OsString>,
     /// `$XDG_STATE_HOME`.
     pub xdg_state_home: Option<OsString>,
     /// `$HOME`.
@@ -129,12 +131,19 @@ impl Environment {
     pub fn of_process() -> Self {
         Self {
             state_directory: std::env::var_os("STATE_DIRECTORY"),
+            credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY"),
             xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
             home: std::env::var_os("HOME"),
             working_directory: std::env::current_dir().unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             platform: Platform::of_process(),
         }
+    }
+
+    /// systemd's folder of credentials, which is absolute.
+    pub(super) fn credentials(&self) -> Option<PathBuf> {
+        let folder = PathBuf::from(self.credentials_directory.as_ref()?);
+        folder.is_absolute().then_some(folder)
     }
 
     /// The folder for what outlives a restart, and the variable that names it. Relative values

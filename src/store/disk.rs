@@ -6,14 +6,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::db::{Db, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
-use super::keys::{KeyError, MasterKey};
+use super::keys::{KeyError, Keyring, RotateError};
+use super::machine::Machine;
+use super::master::SealError;
 use super::queue::{Change, Queue};
-use super::record::Record;
-use super::seal::{Fingerprint, SealError, Sealer};
+use super::record::{Decoded, Record};
+use super::report::{KeyFacts, Report, Tally};
+use super::seal::{Fingerprint, Found, Header, Opener, Sealer, Unreadable};
 use super::{Refused, Restored, Settings};
 use crate::clock::UnixMs;
 use crate::token::TokenKey;
@@ -39,6 +43,7 @@ const UNCLAIMED: u64 = 0;
 /// The store, opened.
 pub struct Disk {
     folder: Folder,
+    key_file: PathBuf,
     sealer: Sealer,
     pointer: Option<Pointer>,
     /// None while it has to be written anew.
@@ -55,7 +60,23 @@ struct Kept {
     generation: u64,
     expires_at: UnixMs,
     last_used: UnixMs,
+    /// It cannot be opened now, and perhaps by another user of this machine.
+    is_locked: bool,
     sealed: Box<[u8]>,
+}
+
+impl Kept {
+    /// Its end is not known: it is kept as long as one that has just ended, since whatever is
+    /// served later takes its place.
+    fn locked(sealed: Box<[u8]>, now: UnixMs) -> Self {
+        Self {
+            generation: UNCLAIMED,
+            expires_at: now,
+            last_used: UnixMs(0),
+            is_locked: true,
+            sealed,
+        }
+    }
 }
 
 /// What the last run left.
@@ -73,6 +94,10 @@ pub enum Trouble {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
+    Rotate(#[from] RotateError),
+    #[error("{0} stored tokens are bound to something that this user may not read")]
+    Locked(usize),
+    #[error(transparent)]
     Seal(#[from] SealError),
     #[error("the store database cannot be written: {0}")]
     Db(#[from] DbError),
@@ -81,36 +106,86 @@ pub enum Trouble {
 }
 
 impl Disk {
-    /// Takes the folder, reads the key and loads what is stored. Writes nothing into a database:
+    /// Takes the folder, reads the keys and loads what is stored. Writes nothing into a database:
     /// the first [`save`](Self::save) does.
-    pub fn open(settings: &Settings, now: UnixMs) -> Result<(Self, Loaded), Trouble> {
+    pub fn open(
+        settings: &Settings,
+        machine: &Machine,
+        now: UnixMs,
+    ) -> Result<(Self, Loaded), Trouble> {
         let folder = Folder::open(&settings.path)?;
-        let master = MasterKey::load_or_create(&settings.key, &settings.path)?;
+        let keys = Keyring::load(settings)?;
+        Self::with_keys(folder, keys, settings, machine, now)
+    }
+
+    /// As [`open`](Self::open), with a folder and keys that are had already.
+    pub fn with_keys(
+        folder: Folder,
+        keys: Keyring,
+        settings: &Settings,
+        machine: &Machine,
+        now: UnixMs,
+    ) -> Result<(Self, Loaded), Trouble> {
         let mut disk = Self {
             pointer: folder.pointer(),
             folder,
-            sealer: Sealer::new(master)?,
+            key_file: settings.key.clone(),
+            sealer: Sealer::new(keys, machine.clone(), now)?,
             db: None,
             live: HashMap::new(),
             dirty: HashSet::new(),
             purging: false,
             saves: 0,
         };
-        let loaded = disk.load(now);
+        let loaded = disk.load(now)?;
         Ok((disk, loaded))
     }
 
-    fn load(&mut self, now: UnixMs) -> Loaded {
+    /// What is in a folder, as [`report`](Self::report) tells it, with records that a start would
+    /// drop.
+    pub fn examine(
+        folder: Folder,
+        keys: Keyring,
+        machine: &Machine,
+        now: UnixMs,
+    ) -> Result<Report, Trouble> {
+        let mut disk = Self {
+            pointer: folder.pointer(),
+            folder,
+            key_file: PathBuf::new(),
+            sealer: Sealer::new(keys, machine.clone(), now)?,
+            db: None,
+            live: HashMap::new(),
+            dirty: HashSet::new(),
+            purging: false,
+            saves: 0,
+        };
+        let damage = disk.pointer.and_then(|pointer| {
+            let opened = Db::open(&disk.folder.db_path(pointer.current));
+            opened.map(|db| disk.db = Some(db)).err()
+        });
+        let mut report = disk.report(now);
+        report.damage = report.damage.or(damage.map(|error| error.to_string()));
+        disk.close();
+        Ok(report)
+    }
+
+    fn load(&mut self, now: UnixMs) -> Result<Loaded, Trouble> {
         let mut loaded = Loaded::default();
         let Some(pointer) = self.pointer else {
-            return loaded;
+            return Ok(loaded);
         };
         self.folder.sweep(pointer);
         let damage = match Db::open(&self.folder.db_path(pointer.current)) {
             Ok(db) => {
                 let scan = db.scan(MAX_RECORDS);
-                self.admit(scan.records, now, &mut loaded);
+                self.admit(scan.records, now, &mut loaded)?;
                 match scan.cut_short {
+                    // Nothing under the key before is to stay, not even in the database's log.
+                    None if self.sealer.keys().is_rotating() => {
+                        db.discard();
+                        None
+                    }
                     None => {
                         self.db = Some(db);
                         None
@@ -131,27 +206,58 @@ impl Disk {
                 ..pointer
             });
         }
-        loaded
+        Ok(loaded)
     }
 
-    fn admit(&mut self, records: Vec<(Fingerprint, Box<[u8]>)>, now: UnixMs, loaded: &mut Loaded) {
-        let mut opener = self.sealer.opener();
+    fn admit(
+        &mut self,
+        mut records: Vec<(Fingerprint, Box<[u8]>)>,
+        now: UnixMs,
+        loaded: &mut Loaded,
+    ) -> Result<(), SealError> {
+        // What is sealed anew takes no place that a later record has.
+        records.sort_by_key(|(_, sealed)| self.is_older(sealed));
+        let mut opener = Opener::default();
         for (name, sealed) in records {
-            let Ok((generation, record)) = opener.open(name, &sealed) else {
-                loaded.refused.unreadable += 1;
-                self.dirty.insert(name);
-                continue;
+            let found = match opener.open(&self.sealer, name, &sealed) {
+                Ok(found) => found,
+                Err(Unreadable::Binding) => {
+                    loaded.refused.locked += 1;
+                    self.live.insert(name, Kept::locked(sealed, now));
+                    continue;
+                }
+                Err(_) => {
+                    loaded.refused.unreadable += 1;
+                    self.dirty.insert(name);
+                    continue;
+                }
             };
-            let expires_at = record.token.lifetime.expires_at();
+            let expires_at = found.record.token.lifetime.expires_at();
             if expires_at.plus(MAX_AHEAD_MS) <= now {
                 loaded.refused.expired += 1;
                 self.dirty.insert(name);
                 continue;
             }
+            let (name, sealed) = if found.is_older {
+                self.dirty.insert(name);
+                self.seal_anew(&found, now)?
+            } else {
+                (name, sealed)
+            };
+            if self.live.contains_key(&name) {
+                continue;
+            }
+            if found.is_older {
+                self.dirty.insert(name);
+            }
+            let Found {
+                generation, record, ..
+            } = found;
             let kept = Kept {
                 generation,
                 expires_at,
                 last_used: record.last_used,
+                is_locked: false,
                 sealed,
             };
             self.live.insert(name, kept);
@@ -162,9 +268,109 @@ impl Disk {
                 last_used: record.last_used,
             });
         }
-        if loaded.refused.unreadable > 0 {
-            let count = loaded.refused.unreadable;
-            tracing::warn!(count, "stored tokens could not be read and are dropped");
+        loaded.refused.tell();
+        Ok(())
+    }
+
+    fn is_older(&self, sealed: &[u8]) -> bool {
+        let current = self.sealer.keys().current().id();
+        Header::read(sealed).is_ok_and(|(header, _)| header.key != current)
+    }
+
+    /// The same record under the key that seals now, and its name under that.
+    fn seal_anew(
+        &mut self,
+        found: &Found,
+        now: UnixMs,
+    ) -> Result<(Fingerprint, Box<[u8]>), SealError> {
+        let Decoded {
+            key,
+            token,
+            last_used,
+        } = &found.record;
+        let key = key.canonical_bytes();
+        let name = self.sealer.fingerprint(&key);
+        let record = Record {
+            key: &key,
+            token,
+            last_used: *last_used,
+        };
+        let sealed = self.sealer.seal(name, found.generation, &record, now)?;
+        Ok((name, sealed))
+    }
+
+    /// Makes a new key and seals everything under it; the next [`save`](Self::save) writes all of
+    /// it into a new database and then gives the key before up.
+    ///
+    /// # Errors
+    /// The key is not ours to change, or some tokens cannot be opened now and would be lost with
+    /// it: nothing is changed then. Or the new key cannot be written.
+    pub fn rotate(&mut self, now: UnixMs) -> Result<(), Trouble> {
+        let locked = self.live.values().filter(|kept| kept.is_locked).count();
+        if locked > 0 {
+            return Err(Trouble::Locked(locked));
+        }
+        let key_file = self.key_file.clone();
+        self.sealer
+            .rekey(now, |keys| Ok::<_, Trouble>(keys.rotate(&key_file)?))?;
+        if let Some(db) = self.db.take() {
+            db.discard();
+        }
+        let mut opener = Opener::default();
+        let mut live = HashMap::with_capacity(self.live.len());
+        for (name, kept) in std::mem::take(&mut self.live) {
+            // Sealed by ourselves and never out of memory since.
+            let Ok(found) = opener.open(&self.sealer, name, &kept.sealed) else {
+                continue;
+            };
+            match self.seal_anew(&found, now) {
+                Ok((name, sealed)) => live.insert(name, Kept { sealed, ..kept }),
+                // Without random bytes it stays as it is, and so does the key before.
+                Err(_) => live.insert(name, kept),
+            };
+        }
+        self.live = live;
+        Ok(())
+    }
+
+    /// What to tell of the keys.
+    pub fn key_facts(&self) -> KeyFacts {
+        let keys = self.sealer.keys();
+        KeyFacts {
+            source: keys.source(),
+            id: keys.current().id().to_string(),
+            older: keys.older().map(|id| id.to_string()).collect(),
+            under_older: self
+                .live
+                .values()
+                .filter(|kept| self.is_older(&kept.sealed))
+                .count(),
+            rotating: keys.is_rotating(),
+        }
+    }
+
+    /// Reads what is on disk again, and tells what is there.
+    pub fn report(&self, now: UnixMs) -> Report {
+        let scan = self.db.as_ref().map(|db| db.scan(usize::MAX));
+        let mut opener = Opener::default();
+        let mut tally = Tally::default();
+        let (records, cut_short) = match scan {
+            Some(scan) => (scan.records, scan.cut_short.map(|error| error.to_string())),
+            None => (Vec::new(), None),
+        };
+        for (name, sealed) in &records {
+            tally.add(sealed, opener.open(&self.sealer, *name, sealed), now);
+        }
+        Report {
+            key: self.key_facts(),
+            binding: self.sealer.binding(),
+            held: self.live.len(),
+            waiting: self.dirty.len(),
+            damage: cut_short,
+            database: self.pointer.map(|pointer| pointer.current),
+            quarantine: self.pointer.and_then(|pointer| pointer.quarantine),
+            disk_bytes: self.folder.size_bytes(),
+            stored: tally,
         }
     }
 
@@ -184,6 +390,13 @@ impl Disk {
         self.purging |= queue.urgent;
         if queue.remove_all {
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
+            // Neither its log nor a damaged one kept for a look outlives this.
+            if let Some(db) = self.db.take() {
+                db.discard();
+            }
+            if let Some(pointer) = &mut self.pointer {
+                pointer.quarantine = None;
+            }
         }
         if queue.remove_unclaimed {
             let unclaimed = self.live.extract_if(|_, kept| kept.generation == UNCLAIMED);
@@ -191,7 +404,7 @@ impl Disk {
         }
         let mut result = Ok(());
         for (key, change) in queue.changes {
-            if let Err(error) = self.apply_one(&key, change) {
+            if let Err(error) = self.apply_one(&key, change, now) {
                 result = Err(error.into());
             }
         }
@@ -201,7 +414,7 @@ impl Disk {
         result
     }
 
-    fn apply_one(&mut self, key: &TokenKey, change: Change) -> Result<(), SealError> {
+    fn apply_one(&mut self, key: &TokenKey, change: Change, now: UnixMs) -> Result<(), SealError> {
         let key = key.canonical_bytes();
         let name = self.sealer.fingerprint(&key);
         if change.remove && self.live.remove(&name).is_some() {
@@ -228,7 +441,8 @@ impl Disk {
             generation: put.generation,
             expires_at: put.token.lifetime.expires_at(),
             last_used: put.last_used,
-            sealed: self.sealer.seal(name, put.generation, &record)?,
+            is_locked: false,
+            sealed: self.sealer.seal(name, put.generation, &record, now)?,
         };
         if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
             self.make_room();
@@ -259,10 +473,21 @@ impl Disk {
         if saved.is_ok() {
             self.dirty.clear();
             self.purging = false;
-        } else if let (true, Some(pointer)) = (self.purging, self.pointer) {
+            return self.finish_rotation();
+        }
+        if let (true, Some(pointer)) = (self.purging, self.pointer) {
             self.folder.remove_db(pointer.current);
         }
         saved
+    }
+
+    fn finish_rotation(&mut self) -> Result<(), Trouble> {
+        let facts = self.key_facts();
+        if facts.rotating && facts.under_older == 0 {
+            self.sealer.finish_rotation()?;
+            tracing::info!(key = facts.id, "the store's key is a new one");
+        }
+        Ok(())
     }
 
     /// Writes what changed. A database that fails is of no more use and is let go.
@@ -344,10 +569,10 @@ impl Disk {
 mod tests {
     use super::*;
     use crate::store::queue::Put;
-    use crate::store::tests::{Place, key, secret_of, token};
+    use crate::store::tests::{Place, key, machine, secret_of, token};
 
     fn open(place: &Place) -> (Disk, usize) {
-        let (disk, loaded) = Disk::open(&place.settings, UnixMs(0)).unwrap();
+        let (disk, loaded) = Disk::open(&place.settings, &machine(), UnixMs(0)).unwrap();
         (disk, loaded.restored.len())
     }
 

@@ -141,6 +141,35 @@ impl Folder {
         self.path.join(format!("db-{number}"))
     }
 
+    /// Removes every database, for good.
+    ///
+    /// # Errors
+    /// One of them, or the pointer, could not be removed.
+    pub fn erase(&self) -> io::Result<()> {
+        for number in self.numbers()? {
+            fs::remove_dir_all(self.db_path(number))?;
+        }
+        match fs::remove_file(self.path.join("current")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => sync_folder(&self.path),
+        }
+    }
+
+    /// What everything in the folder takes on disk, as far as it can be read.
+    pub fn size_bytes(&self) -> u64 {
+        fn of(folder: &Path) -> u64 {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries
+                .filter_map(|entry| {
+                    let facts = entry.metadata().ok()?;
+                    let below = if facts.is_dir() { of(&entry.path()) } else { 0 };
+                    Some(below + facts.blocks() * 512)
+                })
+                .sum()
+        }
+        of(&self.path)
+    }
+
     /// Removes a database's files, as far as they can be removed.
     pub fn remove_db(&self, number: u64) {
         if let Err(error) = fs::remove_dir_all(self.db_path(number))

@@ -1,129 +1,394 @@
-//! The master key and its file.
+//! Where master keys come from, and how one takes the place of another.
 //!
-//! Owns the checks that make the file worth trusting. Promises that the key is read only from a
-//! regular file of ours that nobody else can read, judged on the descriptor that is then read, so
-//! a file swapped in between gains nothing; and that the key is wiped when dropped.
+//! Owns the checks that make a file worth trusting and the order of steps in a rotation. Promises
+//! that a key is read only from a regular file, judged on the descriptor that is then read, so a
+//! file swapped in between gains nothing; that a key file of ours is nobody else's to read; and
+//! that at whatever byte a rotation ends, every record has its key in a file.
+//!
+//! | where | |
+//! |---|---|
+//! | `$CREDENTIALS_DIRECTORY/foretoken.key` | systemd's credential, before any key file; its mode is systemd's |
+//! | `$CREDENTIALS_DIRECTORY/foretoken.key.old` | the one before, while records are under it |
+//! | `<key>` | the key file, made at first start; beside a credential it opens old records only |
+//! | `<key>.next` | during a rotation: seals already, and becomes `<key>` once nothing is under that |
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ring::rand::{SecureRandom, SystemRandom};
+use ring::hmac;
 use rustix::fs::OFlags;
-use zeroize::Zeroizing;
 
-use super::folder::replace_file;
+use super::Settings;
+use super::folder::{replace_file, sync_folder};
+use super::master::{KEY_BYTES, KeyId, MasterKey, SealError};
+use super::seal::Fingerprint;
 
-/// Length of the master key.
-pub const KEY_BYTES: usize = 32;
+/// What the credential is called.
+pub const CREDENTIAL: &str = "foretoken.key";
+/// What the one before is called.
+pub const OLD_CREDENTIAL: &str = "foretoken.key.old";
 
-/// The key that all sealing keys are derived from. Never printed or copied; wiped when dropped.
-pub struct MasterKey(Box<Zeroizing<[u8; KEY_BYTES]>>);
+/// Every key that can be had: one that seals, and some that only open.
+pub struct Keyring {
+    source: KeySource,
+    current: Key,
+    older: Vec<Key>,
+    /// The key file that [`finish`](Self::finish) puts the next one in the place of.
+    rotating: Option<PathBuf>,
+}
 
-/// Why there is no master key. All of them degrade the store; none stops the process.
+/// A master key, with what is asked of it all the time.
+pub struct Key {
+    master: MasterKey,
+    id: KeyId,
+    names: hmac::Key,
+}
+
+/// Where the key that seals is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeySource {
+    /// systemd's credential.
+    Credential,
+    /// The key file.
+    File,
+}
+
+/// Why there is no master key. It degrades the store and never stops the process.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+#[error("{what} {trouble}")]
+pub struct KeyError {
+    what: What,
+    /// What is wrong with it.
+    pub trouble: KeyTrouble,
+}
+
+/// A file with a key.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Credential,
+    OldCredential,
+    File,
+    Next,
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Credential => write!(f, "the credential {CREDENTIAL}"),
+            Self::OldCredential => write!(f, "the credential {OLD_CREDENTIAL}"),
+            Self::File => f.write_str("the key file"),
+            Self::Next => f.write_str("the key file of a rotation"),
+        }
+    }
+}
+
+/// What is wrong with a key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyTrouble {
     /// A symbolic link stands where the file should.
-    #[error("the key file is a symbolic link")]
+    #[error("is a symbolic link")]
     Symlink,
     /// A folder, device, pipe or socket.
-    #[error("the key file is not a regular file")]
+    #[error("is not a regular file")]
     NotRegular,
     /// Somebody else could replace it.
-    #[error("the key file belongs to user {0}, not to the user that runs this process")]
+    #[error("belongs to user {0}, not to the user that runs this process")]
     Owner(u32),
     /// Group or others may read or write it.
-    #[error("the key file's mode {0:04o} lets others in; it must be 0600 or 0400")]
+    #[error("has the mode {0:04o}, which lets others in; it must be 0600 or 0400")]
     Mode(u32),
     /// Cut short, or no key of ours.
-    #[error("the key file holds {0} bytes instead of {KEY_BYTES}")]
+    #[error("holds {0} bytes instead of {KEY_BYTES}")]
     Length(u64),
     /// A copy of the store folder would carry its own key.
-    #[error("the key file lies inside the store folder")]
+    #[error("lies inside the store folder")]
     InsideStore,
     /// The file could not be read or made.
-    #[error("the key file cannot be used: {0}")]
+    #[error("cannot be used: {0}")]
     Io(#[from] io::Error),
     /// The kernel gave no random bytes.
-    #[error("no random bytes")]
-    NoRandom,
+    #[error("cannot be made: no random bytes")]
+    NoRandom(#[from] SealError),
 }
 
-impl MasterKey {
-    /// Reads the key file, or makes it at first start.
+/// Why a rotation was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The key is systemd's to change.
+    #[error("the key is a credential: it is changed where the credential is made")]
+    Credential,
+    /// The next key could not be made or written.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl Keyring {
+    /// Reads every key that there is, and makes a key file where there is none at all.
     ///
     /// # Errors
-    /// The file fails a check, lies inside the existing folder `store`, or cannot be read or made.
-    pub fn load_or_create(path: &Path, store: &Path) -> Result<Self, KeyError> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)?;
-        if parent.canonicalize()?.starts_with(store.canonicalize()?) {
-            return Err(KeyError::InsideStore);
-        }
-        match Self::load(path) {
-            Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                let key = Self::random()?;
-                replace_file(path, key.expose())?;
-                // Read again: what counts is what is on disk.
-                Self::load(path)
+    /// The key that would seal fails a check, or cannot be read or made. Of keys that only open,
+    /// bad ones are told and left out.
+    pub fn load(settings: &Settings) -> Result<Self, KeyError> {
+        Self::read(settings, true)
+    }
+
+    /// As [`load`](Self::load), but makes nothing.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or there is no key.
+    pub fn load_existing(settings: &Settings) -> Result<Self, KeyError> {
+        Self::read(settings, false)
+    }
+
+    fn read(settings: &Settings, may_make: bool) -> Result<Self, KeyError> {
+        let found = settings.credentials.as_deref();
+        let found = found.map(|folder| (folder, load(&folder.join(CREDENTIAL), What::Credential)));
+        match found {
+            Some((folder, Ok(current))) => {
+                let mut ring = Self::of(KeySource::Credential, current);
+                ring.also(load(&folder.join(OLD_CREDENTIAL), What::OldCredential));
+                let found = load(&settings.key, What::File);
+                if found.is_ok() {
+                    tracing::warn!(
+                        file = %settings.key.display(),
+                        "the key is a credential, and a key file from before lies on the disk too"
+                    );
+                }
+                ring.also(found);
+                return Ok(ring);
             }
-            result => result,
+            // The folder may hold credentials of another use.
+            Some((_, Err(error))) if !error.is_missing() => return Err(error),
+            _ => {}
+        }
+        Self::of_files(settings, may_make)
+    }
+
+    fn of_files(settings: &Settings, may_make: bool) -> Result<Self, KeyError> {
+        let path = &settings.key;
+        if may_make {
+            prepare(path, &settings.path).map_err(|trouble| KeyError::of(What::File, trouble))?;
+        }
+        let next = path.with_added_extension("next");
+        let following = load(&next, What::Next);
+        let key = match (load(path, What::File), &following) {
+            (Err(error), Err(_)) if may_make && error.is_missing() => {
+                write(path, &MasterKey::random(), What::File)?;
+                // Read again: what counts is what is on disk.
+                load(path, What::File)
+            }
+            (key, _) => key,
+        };
+        match (key, following) {
+            (Err(error), _) if !error.is_missing() => Err(error),
+            (key, Ok(following)) => {
+                let mut ring = Self::of(KeySource::File, following);
+                ring.rotating = Some(path.clone());
+                ring.also(key);
+                Ok(ring)
+            }
+            (key, Err(error)) => {
+                if !error.is_missing() {
+                    tracing::warn!(%error, "a key is left out");
+                }
+                Ok(Self::of(KeySource::File, key?))
+            }
         }
     }
 
-    /// A fresh key that is in no file.
+    /// A ring of one key that is in no file.
     ///
     /// # Errors
     /// The kernel gave no random bytes.
-    pub fn random() -> Result<Self, KeyError> {
-        let mut key = Self(Box::new(Zeroizing::new([0; KEY_BYTES])));
-        SystemRandom::new()
-            .fill(&mut key.0[..])
-            .map_err(|_| KeyError::NoRandom)?;
-        Ok(key)
+    pub fn random() -> Result<Self, SealError> {
+        let key = Key::new(MasterKey::random()?)?;
+        Ok(Self::of(KeySource::Credential, key))
     }
 
-    /// The bytes, for key derivation and the key file.
-    pub(super) fn expose(&self) -> &[u8] {
-        &self.0[..]
+    fn of(source: KeySource, current: Key) -> Self {
+        Self {
+            source,
+            current,
+            older: Vec::new(),
+            rotating: None,
+        }
     }
 
-    fn load(path: &Path) -> Result<Self, KeyError> {
-        // Without NONBLOCK, opening a pipe would wait for a writer.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-            .map_err(|error| match error.raw_os_error() {
-                Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => KeyError::Symlink,
-                _ => KeyError::Io(error),
-            })?;
-        check(&file)?;
-        let mut key = Self(Box::new(Zeroizing::new([0; KEY_BYTES])));
-        file.read_exact(&mut key.0[..])?;
-        Ok(key)
+    fn also(&mut self, found: Result<Key, KeyError>) {
+        match found {
+            Ok(key) if self.find(key.id).is_none() => self.older.push(key),
+            Err(error) if !error.is_missing() => tracing::warn!(%error, "a key is left out"),
+            _ => {}
+        }
+    }
+
+    /// The key that seals.
+    #[must_use]
+    pub fn current(&self) -> &Key {
+        &self.current
+    }
+
+    /// The key of that name.
+    #[must_use]
+    pub fn find(&self, id: KeyId) -> Option<&Key> {
+        std::iter::once(&self.current)
+            .chain(&self.older)
+            .find(|key| key.id == id)
+    }
+
+    /// The names of those that only open.
+    pub fn older(&self) -> impl Iterator<Item = KeyId> {
+        self.older.iter().map(Key::id)
+    }
+
+    /// Where the key that seals is from.
+    #[must_use]
+    pub fn source(&self) -> KeySource {
+        self.source
+    }
+
+    /// Whether a key file waits for the next one to take its place.
+    #[must_use]
+    pub fn is_rotating(&self) -> bool {
+        self.rotating.is_some()
+    }
+
+    /// Makes the next key, durably, and seals with it from now on. One that was begun before and
+    /// not finished goes on.
+    ///
+    /// # Errors
+    /// The key is no file of ours, or the next one cannot be made.
+    pub fn rotate(&mut self, path: &Path) -> Result<(), RotateError> {
+        if self.source == KeySource::Credential {
+            return Err(RotateError::Credential);
+        }
+        if self.is_rotating() {
+            return Ok(());
+        }
+        let next = path.with_added_extension("next");
+        write(&next, &MasterKey::random(), What::Next)?;
+        let next = load(&next, What::Next)?;
+        self.older.push(std::mem::replace(&mut self.current, next));
+        self.rotating = Some(path.to_owned());
+        Ok(())
+    }
+
+    /// Puts the next key file in the place of the one before. To be called when no record is under
+    /// that one any more; without a rotation it does nothing.
+    ///
+    /// # Errors
+    /// The file could not be replaced; the rotation is as it was.
+    pub fn finish(&mut self) -> io::Result<()> {
+        let Some(path) = &self.rotating else {
+            return Ok(());
+        };
+        fs::rename(path.with_added_extension("next"), path)?;
+        sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+        self.rotating = None;
+        self.older.clear();
+        Ok(())
     }
 }
 
-fn check(file: &File) -> Result<(), KeyError> {
+impl Key {
+    pub(super) fn new(master: MasterKey) -> Result<Self, SealError> {
+        let label: &[u8] = b"foretoken store fingerprint 2";
+        let names = master.expand(&[label], hmac::HMAC_SHA256, |okm| hmac::Key::from(okm))?;
+        let id = master.id()?;
+        Ok(Self { master, id, names })
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// For key derivation.
+    pub(super) fn master(&self) -> &MasterKey {
+        &self.master
+    }
+
+    /// The name on disk of the token key with these canonical bytes.
+    #[must_use]
+    pub fn fingerprint(&self, canonical_key: &[u8]) -> Fingerprint {
+        let tag = hmac::sign(&self.names, canonical_key);
+        let mut name = [0; Fingerprint::BYTES];
+        name.copy_from_slice(&tag.as_ref()[..Fingerprint::BYTES]);
+        Fingerprint(name)
+    }
+}
+
+impl KeyError {
+    fn of(what: What, trouble: impl Into<KeyTrouble>) -> Self {
+        let trouble = trouble.into();
+        Self { what, trouble }
+    }
+
+    fn is_missing(&self) -> bool {
+        matches!(&self.trouble, KeyTrouble::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Makes the folder of a key file, which must not be the store's.
+fn prepare(path: &Path, store: &Path) -> Result<(), KeyTrouble> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)?;
+    if parent.canonicalize()?.starts_with(store.canonicalize()?) {
+        return Err(KeyTrouble::InsideStore);
+    }
+    Ok(())
+}
+
+fn write(path: &Path, key: &Result<MasterKey, SealError>, what: What) -> Result<(), KeyError> {
+    let key = key.as_ref().map_err(|error| KeyError::of(what, *error))?;
+    replace_file(path, key.expose()).map_err(|error| KeyError::of(what, error))
+}
+
+fn load(path: &Path, what: What) -> Result<Key, KeyError> {
+    let read = || {
+        let mut file = open(path)?;
+        check(&file, what)?;
+        Ok(Key::new(MasterKey::read(&mut file)?)?)
+    };
+    read().map_err(|trouble: KeyTrouble| KeyError::of(what, trouble))
+}
+
+fn open(path: &Path) -> Result<File, KeyTrouble> {
+    // Without NONBLOCK, opening a pipe would wait for a writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => KeyTrouble::Symlink,
+            _ => KeyTrouble::Io(error),
+        })
+}
+
+fn check(file: &File, what: What) -> Result<(), KeyTrouble> {
     let facts = file.metadata()?;
     let mode = facts.mode() & 0o7777;
+    // systemd's folder is closed to others, and its files belong to whom it likes.
+    let ours = matches!(what, What::File | What::Next);
     if !facts.is_file() {
-        Err(KeyError::NotRegular)
-    } else if facts.uid() != rustix::process::geteuid().as_raw() {
-        Err(KeyError::Owner(facts.uid()))
-    } else if mode & 0o077 != 0 {
-        Err(KeyError::Mode(mode))
+        Err(KeyTrouble::NotRegular)
+    } else if ours && facts.uid() != rustix::process::geteuid().as_raw() {
+        Err(KeyTrouble::Owner(facts.uid()))
+    } else if ours && mode & 0o077 != 0 {
+        Err(KeyTrouble::Mode(mode))
     } else if facts.len() != KEY_BYTES as u64 {
-        Err(KeyError::Length(facts.len()))
+        Err(KeyTrouble::Length(facts.len()))
     } else {
         Ok(())
     }
@@ -134,6 +399,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::store::Mode;
 
     struct Place {
         dir: tempfile::TempDir,
@@ -146,15 +412,36 @@ mod tests {
             Self { dir }
         }
 
-        fn load(&self, name: &str) -> Result<MasterKey, KeyError> {
-            MasterKey::load_or_create(&self.dir.path().join(name), &self.dir.path().join("store"))
+        fn settings(&self, key: &str, credentials: Option<&str>) -> Settings {
+            Settings {
+                mode: Mode::Sealed,
+                path: self.dir.path().join("store"),
+                key: self.dir.path().join(key),
+                credentials: credentials.map(|name| self.dir.path().join(name)),
+            }
+        }
+
+        fn load(&self, name: &str) -> Result<Keyring, KeyTrouble> {
+            Keyring::load(&self.settings(name, None)).map_err(|error| error.trouble)
         }
 
         fn file(&self, name: &str, bytes: &[u8], mode: u32) {
             let path = self.dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, bytes).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
+
+        fn exists(&self, name: &str) -> bool {
+            self.dir.path().join(name).exists()
+        }
+    }
+
+    fn id_of(byte: u8) -> KeyId {
+        let file = tempfile::tempdir().unwrap();
+        let path = file.path().join("key");
+        fs::write(&path, [byte; KEY_BYTES]).unwrap();
+        load(&path, What::Credential).unwrap().id()
     }
 
     #[test]
@@ -162,8 +449,7 @@ mod tests {
         let place = Place::new();
         let first = place.load("key").unwrap();
         let second = place.load("key").unwrap();
-        assert_eq!(first.expose(), second.expose());
-        assert_ne!(first.expose(), [0; KEY_BYTES]);
+        assert_eq!(first.current().id(), second.current().id());
         let facts = fs::metadata(place.dir.path().join("key")).unwrap();
         assert_eq!(facts.mode() & 0o7777, 0o600);
         assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 2);
@@ -174,7 +460,7 @@ mod tests {
         let place = Place::new();
         place.file("real", &[7; KEY_BYTES], 0o600);
         symlink(place.dir.path().join("real"), place.dir.path().join("key")).unwrap();
-        assert!(matches!(place.load("key"), Err(KeyError::Symlink)));
+        assert!(matches!(place.load("key"), Err(KeyTrouble::Symlink)));
     }
 
     #[test]
@@ -182,7 +468,7 @@ mod tests {
         let place = Place::new();
         for mode in [0o640, 0o604, 0o660, 0o601] {
             place.file("key", &[7; KEY_BYTES], mode);
-            assert!(matches!(place.load("key"), Err(KeyError::Mode(m)) if m == mode));
+            assert!(matches!(place.load("key"), Err(KeyTrouble::Mode(m)) if m == mode));
         }
     }
 
@@ -191,7 +477,7 @@ mod tests {
         let place = Place::new();
         for len in [0, KEY_BYTES - 1, KEY_BYTES + 1] {
             place.file("key", &vec![7; len], 0o600);
-            assert!(matches!(place.load("key"), Err(KeyError::Length(l)) if l == len as u64));
+            assert!(matches!(place.load("key"), Err(KeyTrouble::Length(l)) if l == len as u64));
         }
     }
 
@@ -199,19 +485,152 @@ mod tests {
     fn a_folder_in_the_key_s_place_is_refused() {
         let place = Place::new();
         fs::create_dir(place.dir.path().join("key")).unwrap();
-        assert!(matches!(place.load("key"), Err(KeyError::NotRegular)));
+        assert!(matches!(place.load("key"), Err(KeyTrouble::NotRegular)));
     }
 
     #[test]
     fn a_key_inside_the_store_folder_is_refused() {
         let place = Place::new();
-        assert!(matches!(
-            place.load("store/key"),
-            Err(KeyError::InsideStore)
-        ));
-        assert!(matches!(
-            place.load("store/../store/deeper/key"),
-            Err(KeyError::InsideStore)
-        ));
+        for name in ["store/key", "store/../store/deeper/key"] {
+            assert!(matches!(place.load(name), Err(KeyTrouble::InsideStore)));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_swapped_all_the_time_is_never_taken_for_a_good_one() {
+        let place = Place::new();
+        place.file("loose", &[7; KEY_BYTES], 0o644);
+        place.file("short", &[7; 5], 0o600);
+        place.file("good", &[8; KEY_BYTES], 0o600);
+        let path = place.dir.path().join("key");
+        let good = id_of(8);
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let names = ["loose", "short", "good"];
+                for (turn, name) in names.iter().cycle().enumerate() {
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    let link = place.dir.path().join("link");
+                    if turn % 2 == 0 {
+                        symlink(place.dir.path().join(name), &link).unwrap();
+                    } else {
+                        fs::hard_link(place.dir.path().join(name), &link).unwrap();
+                    }
+                    fs::rename(&link, &path).unwrap();
+                    // Renaming a link over another one of the same file leaves both.
+                    let _ = fs::remove_file(&link);
+                }
+            });
+            for _ in 0..5_000 {
+                if let Ok(key) = load(&path, What::File) {
+                    assert_eq!(key.id(), good);
+                }
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_credential_goes_before_the_key_file_whatever_its_mode_and_makes_none() {
+        let place = Place::new();
+        place.file("credentials/foretoken.key", &[1; KEY_BYTES], 0o444);
+        let ring = Keyring::load(&place.settings("key", Some("credentials"))).unwrap();
+        assert_eq!(ring.source(), KeySource::Credential);
+        assert_eq!(ring.current().id(), id_of(1));
+        assert_eq!(ring.older().count(), 0);
+        assert!(!place.exists("key"));
+    }
+
+    #[test]
+    fn the_old_credential_and_a_key_file_from_before_open_and_do_not_seal() {
+        let place = Place::new();
+        place.file("credentials/foretoken.key", &[1; KEY_BYTES], 0o400);
+        place.file("credentials/foretoken.key.old", &[2; KEY_BYTES], 0o400);
+        place.file("key", &[3; KEY_BYTES], 0o600);
+        let ring = Keyring::load(&place.settings("key", Some("credentials"))).unwrap();
+        assert_eq!(ring.current().id(), id_of(1));
+        assert_eq!(ring.older().collect::<Vec<_>>(), [id_of(2), id_of(3)]);
+    }
+
+    #[test]
+    fn a_bad_credential_is_an_error_and_no_reason_for_another_key() {
+        let place = Place::new();
+        place.file("credentials/foretoken.key", &[1; 5], 0o400);
+        place.file("key", &[3; KEY_BYTES], 0o600);
+        let error = Keyring::load(&place.settings("key", Some("credentials"))).err();
+        assert_eq!(
+            error.unwrap().to_string(),
+            "the credential foretoken.key holds 5 bytes instead of 32"
+        );
+    }
+
+    #[test]
+    fn credentials_of_another_use_leave_the_key_file() {
+        let place = Place::new();
+        place.file("credentials/other", b"x", 0o400);
+        let ring = Keyring::load(&place.settings("key", Some("credentials"))).unwrap();
+        assert_eq!(ring.source(), KeySource::File);
+        assert!(place.exists("key"));
+    }
+
+    #[test]
+    fn a_rotation_has_both_keys_in_files_until_it_is_finished() {
+        let place = Place::new();
+        let path = place.dir.path().join("key");
+        let mut ring = place.load("key").unwrap();
+        let before = ring.current().id();
+        ring.rotate(&path).unwrap();
+        let after = ring.current().id();
+        assert_ne!(before, after);
+        // As a crash here would find it.
+        let found = place.load("key").unwrap();
+        assert!(found.is_rotating());
+        assert_eq!(found.current().id(), after);
+        assert_eq!(found.older().collect::<Vec<_>>(), [before]);
+        // One that was begun is not begun again.
+        ring.rotate(&path).unwrap();
+        assert_eq!(ring.current().id(), after);
+
+        ring.finish().unwrap();
+        assert!(ring.find(before).is_none());
+        let found = place.load("key").unwrap();
+        assert!(!found.is_rotating() && !place.exists("key.next"));
+        assert_eq!(found.current().id(), after);
+        assert_eq!(found.older().count(), 0);
+    }
+
+    #[test]
+    fn a_next_key_that_is_no_key_is_left_out() {
+        let place = Place::new();
+        let before = place.load("key").unwrap().current().id();
+        place.file("key.next", &[1; 5], 0o600);
+        let mut ring = place.load("key").unwrap();
+        assert_eq!(ring.current().id(), before);
+        assert!(!ring.is_rotating());
+        ring.rotate(&place.dir.path().join("key")).unwrap();
+        ring.finish().unwrap();
+        assert_ne!(place.load("key").unwrap().current().id(), before);
+    }
+
+    #[test]
+    fn a_next_key_alone_is_the_key() {
+        let place = Place::new();
+        place.file("key.next", &[4; KEY_BYTES], 0o600);
+        let mut ring = place.load("key").unwrap();
+        assert_eq!(ring.current().id(), id_of(4));
+        ring.finish().unwrap();
+        assert_eq!(place.load("key").unwrap().current().id(), id_of(4));
+    }
+
+    #[test]
+    fn a_credential_is_not_ours_to_rotate() {
+        let place = Place::new();
+        place.file("credentials/foretoken.key", &[1; KEY_BYTES], 0o400);
+        let mut ring = Keyring::load(&place.settings("key", Some("credentials"))).unwrap();
+        let refused = ring.rotate(&place.dir.path().join("key"));
+        assert!(matches!(refused, Err(RotateError::Credential)));
+        assert!(!place.exists("key.next"));
     }
 }

@@ -10,21 +10,25 @@
 //!
 //! | path | bytes |
 //! |---|---|
-//! | `<key>` | 32 random bytes, mode 0600 |
+//! | `<key>` | 32 random bytes, mode 0600; a credential may take its place ([`keys`]) |
 //! | `<path>/lock` | empty; flocked for the life of the process |
 //! | `<path>/current` | `N\n`, or `N Q\n`: database `N` is in use, `Q` is kept as quarantine |
 //! | `<path>/db-N/` | sled: 16-byte fingerprint → sealed record |
 //!
-//! A sealed record (version 1; integers are big-endian):
+//! A sealed record (version 2; integers are big-endian):
 //!
 //! | offset | bytes | |
 //! |---|---|---|
 //! | 0 | 1 | format version |
-//! | 1 | 32 | salt of the start that sealed it |
-//! | 33 | 8 | generation |
-//! | 41 | 12 | nonce |
-//! | 53 | n | record ([`record`]), encrypted |
-//! | 53 + n | 16 | tag over the record, version, fingerprint and generation |
+//! | 1 | 1 | what of the machine it is bound to ([`machine`]) |
+//! | 2 | 8 | name of its master key |
+//! | 10 | 32 | salt of the start that sealed it |
+//! | 42 | 8 | generation |
+//! | 50 | 12 | nonce |
+//! | 62 | n | record ([`record`]), encrypted |
+//! | 62 + n | 16 | tag over the record, version, name of the master key, fingerprint and generation |
+//!
+//! The sealing key is derived from the master key, the salt and the machine's binding.
 //!
 //! A removed record does not come back, but its sealed bytes may stay in the database's log until
 //! the space is reused, and in a quarantined database: readable by nobody without the key file.
@@ -33,8 +37,12 @@ mod db;
 mod disk;
 mod folder;
 pub mod keys;
+pub mod machine;
+pub mod master;
+pub mod offline;
 mod queue;
 pub mod record;
+pub mod report;
 pub mod seal;
 mod settings;
 mod worker;
@@ -43,9 +51,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::Disk;
+
 use crate::clock::{Clock, UnixMs};
 use crate::token::{AccessToken, TokenKey};
 
+use machine::Machine;
+use report::{KeyFacts, Report};
 pub use settings::{Mode, Settings};
 
 // sled panics on damaged files: without unwinding they would become a crash loop.
@@ -83,8 +95,40 @@ pub struct Opened {
 pub struct Refused {
     /// Past their end.
     pub expired: u64,
-    /// Damaged, swapped, of another format, or sealed under another master key.
+    /// Damaged, swapped, of another format or machine, or sealed under another master key.
     pub unreadable: u64,
+    /// Bound to something of the machine that this user may not read. These are kept.
+    pub locked: u64,
+}
+
+impl Refused {
+    fn tell(self) {
+        if self.unreadable > 0 {
+            let count = self.unreadable;
+            tracing::warn!(count, "stored tokens could not be read and are dropped");
+        }
+        if self.locked > 0 {
+            let count = self.locked;
+            tracing::warn!(
+                count,
+                "stored tokens are bound to something that this user may not read; they are kept"
+            );
+        }
+    }
+}
+
+/// Why the store cannot be looked at or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// There is none, by configuration.
+    #[error("`store.mode` is \"off\"")]
+    Off,
+    /// It is not open, or the disk does not answer.
+    #[error("the store does not answer: {0}")]
+    Degraded(String),
+    /// It would not.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The one reason not to start.
@@ -115,6 +159,12 @@ pub enum Health {
 pub struct Store(Option<Arc<worker::Handle>>);
 
 impl Store {
+    /// One that keeps nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
     /// Opens the folder, makes what is missing, and reads every record. Blocks for at most 5 s;
     /// called once, before anything is served.
     ///
@@ -123,11 +173,15 @@ impl Store {
     ///
     /// # Errors
     /// Another instance uses the folder.
-    pub fn open(settings: &Settings, clock: &Clock) -> Result<Opened, OpenError> {
+    pub fn open(
+        settings: &Settings,
+        machine: &Machine,
+        clock: &Clock,
+    ) -> Result<Opened, OpenError> {
         let (store, loaded) = match settings.mode {
-            Mode::Off => (Self(None), disk::Loaded::default()),
+            Mode::Off => (Self::off(), disk::Loaded::default()),
             Mode::Sealed => {
-                let (handle, loaded) = worker::start(settings, clock, OPEN_WAIT)?;
+                let (handle, loaded) = worker::start(settings, machine, clock, OPEN_WAIT)?;
                 (Self(Some(Arc::new(handle))), loaded)
             }
         };
@@ -193,6 +247,38 @@ impl Store {
         self.0
             .as_ref()
             .map_or(Health::Off, |worker| worker.health())
+    }
+
+    /// The master keys, as the last write left them; `None` while there are none.
+    #[must_use]
+    pub fn key_facts(&self) -> Option<KeyFacts> {
+        self.0.as_ref().and_then(|worker| worker.key_facts())
+    }
+
+    /// Reads everything on disk again and tells what is there. Waits at most `deadline`.
+    ///
+    /// # Errors
+    /// The store is off, not open, or takes longer.
+    pub fn report(&self, deadline: Duration) -> Result<Report, Unanswered> {
+        let worker = self.0.as_ref().ok_or(Unanswered::Off)?;
+        worker.ask(deadline, |disk, now| disk.report(now))
+    }
+
+    /// Seals everything under a new master key and gives the one before up. Waits at most
+    /// `deadline`; what then goes on, goes on by itself, also after a restart.
+    ///
+    /// # Errors
+    /// The store is off, not open or takes longer; the key is a credential; or stored tokens
+    /// would be lost that cannot be opened now.
+    pub fn rotate(&self, deadline: Duration) -> Result<Report, Unanswered> {
+        let worker = self.0.as_ref().ok_or(Unanswered::Off)?;
+        worker
+            .ask(deadline, Disk::rotate)?
+            .map_err(|trouble| Unanswered::Refused(trouble.to_string()))?;
+        if !worker.settle(deadline) {
+            return Err(worker.unanswered());
+        }
+        self.report(deadline)
     }
 
     /// Writes what is queued, stops the thread and gives the folder up. Waits at most `deadline`.

@@ -12,8 +12,9 @@ use crate::clock::UnixMs;
 use crate::token::{AccessToken, Lifetime, Secret, TokenKey};
 
 /// The version of this layout and of the sealed envelope around it. Records of any other version
-/// are dropped: a cold start is cheaper than a migration.
-pub const VERSION: u8 = 1;
+/// are dropped: a cold start is cheaper than a migration. Version 1 was bound to no machine and
+/// named no key.
+pub const VERSION: u8 = 2;
 
 /// A record about to be written.
 pub struct Record<'a> {

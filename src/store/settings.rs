@@ -11,6 +11,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// The master key's file; outside `path`, so that a copied store is useless without it.
     pub key: PathBuf,
+    /// systemd's folder of credentials (`$CREDENTIALS_DIRECTORY`), which may hold the key instead.
+    pub credentials: Option<PathBuf>,
 }
 
 /// `store.mode`.

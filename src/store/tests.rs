@@ -5,9 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
+use super::machine::Fact;
 use super::*;
 use crate::clock::Crank;
 use crate::token::{Identity, Lifetime, Resource, Secret};
+
+mod keys;
 
 pub(super) fn key(resource: &str) -> TokenKey {
     TokenKey {
@@ -33,6 +36,16 @@ pub(super) fn token(secret: &str) -> AccessToken {
     }
 }
 
+/// Some machine, always the same one.
+pub(super) fn machine() -> Machine {
+    let known = |words: &str| Fact::Known(words.into());
+    Machine {
+        product_uuid: Fact::Forbidden,
+        machine_id: known("this machine"),
+        boot_id: known("this boot"),
+    }
+}
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Place {
@@ -51,6 +64,7 @@ impl Place {
                 mode: Mode::Sealed,
                 path: dir.path().join("store"),
                 key: dir.path().join("key"),
+                credentials: None,
             },
             dir,
             clock,
@@ -59,7 +73,7 @@ impl Place {
     }
 
     fn open(&self) -> Opened {
-        Store::open(&self.settings, &self.clock).unwrap()
+        Store::open(&self.settings, &machine(), &self.clock).unwrap()
     }
 
     /// Stores `count` records called `r0`, `r1` … with the generation as in the name, plus one.
@@ -226,7 +240,8 @@ fn a_kill_keeps_what_was_flushed() {
 fn a_second_instance_is_refused_until_the_first_closes() {
     let place = Place::new();
     let first = place.open().store;
-    let Err(OpenError::InUse { path }) = Store::open(&place.settings, &place.clock) else {
+    let Err(OpenError::InUse { path }) = Store::open(&place.settings, &machine(), &place.clock)
+    else {
         panic!("opened twice");
     };
     assert_eq!(path, place.settings.path);
@@ -262,7 +277,7 @@ fn expired_records_are_dropped_counted_and_erased() {
     let opened = place.open();
     let refused = Refused {
         expired: 2,
-        unreadable: 0,
+        ..Refused::default()
     };
     assert_eq!((opened.restored.len(), opened.refused), (0, refused));
     assert!(opened.store.close(PATIENCE));
@@ -503,7 +518,8 @@ fn whatever_happens_to_one_file_the_store_starts_and_works() {
 fn a_disk_that_answers_late_degrades_the_start_and_recovers() {
     let place = Place::new();
     place.fill(3);
-    let (handle, loaded) = worker::start(&place.settings, &place.clock, Duration::ZERO).unwrap();
+    let (handle, loaded) =
+        worker::start(&place.settings, &machine(), &place.clock, Duration::ZERO).unwrap();
     assert!(loaded.restored.is_empty());
     let store = Store(Some(Arc::new(handle)));
     assert!(matches!(store.health(), Health::Degraded(_)));

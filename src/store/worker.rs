@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use super::disk::{Disk, Loaded, Trouble};
 use super::folder::FolderError;
+use super::machine::Machine;
 use super::queue::Queue;
-use super::{Health, OpenError, Settings};
-use crate::clock::Clock;
+use super::report::KeyFacts;
+use super::{Health, OpenError, Settings, Unanswered};
+use crate::clock::{Clock, UnixMs};
 
 /// Changes are gathered this long before the next flush.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -31,8 +33,13 @@ struct Shared {
     changed: Condvar,
 }
 
+/// Something that is asked of the opened store.
+type Question = Box<dyn FnOnce(&mut Disk, UnixMs) + Send>;
+
 struct State {
     queue: Queue,
+    questions: Vec<Question>,
+    key_facts: Option<KeyFacts>,
     health: Health,
     stop: bool,
     /// The thread has ended.
@@ -47,12 +54,15 @@ struct State {
 /// Starts the thread and waits at most `patience` for it to load what is stored.
 pub fn start(
     settings: &Settings,
+    machine: &Machine,
     clock: &Clock,
     patience: Duration,
 ) -> Result<(Handle, Loaded), OpenError> {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             queue: Queue::default(),
+            questions: Vec::new(),
+            key_facts: None,
             health: Health::Ok,
             stop: false,
             done: false,
@@ -67,6 +77,7 @@ pub fn start(
     let worker = Worker {
         shared: Arc::clone(&shared),
         settings: settings.clone(),
+        machine: machine.clone(),
         clock: clock.clone(),
         disk: None,
         failures: 0,
@@ -118,6 +129,39 @@ impl Handle {
             })
             .unwrap_or_else(PoisonError::into_inner);
         state.written >= queued
+    }
+
+    /// Asks the opened store something, on its own thread. What that changes is written after the
+    /// answer: [`settle`](Self::settle) waits for it.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        question: impl FnOnce(&mut Disk, UnixMs) -> T + Send + 'static,
+    ) -> Result<T, Unanswered> {
+        // With room, so that an answer that nobody waits for any more holds nothing up.
+        let (sender, answer) = sync_channel(1);
+        let mut state = self.0.lock();
+        if !state.done {
+            state.questions.push(Box::new(move |disk, now| {
+                let _ = sender.send(question(disk, now));
+            }));
+            state.queued += 1;
+        }
+        drop(state);
+        self.0.changed.notify_all();
+        let answer = answer.recv_timeout(deadline);
+        answer.map_err(|_| self.unanswered())
+    }
+
+    pub fn unanswered(&self) -> Unanswered {
+        Unanswered::Degraded(match self.health() {
+            Health::Degraded(reason) => reason,
+            _ => "it takes too long".to_owned(),
+        })
+    }
+
+    pub fn key_facts(&self) -> Option<KeyFacts> {
+        self.0.lock().key_facts.clone()
     }
 
     pub fn health(&self) -> Health {
@@ -195,6 +239,7 @@ impl Shared {
 struct Worker {
     shared: Arc<Shared>,
     settings: Settings,
+    machine: Machine,
     clock: Clock,
     /// None until folder and key could be opened.
     disk: Option<Disk>,
@@ -248,7 +293,7 @@ impl Worker {
     }
 
     fn open(&mut self) -> Result<Loaded, Trouble> {
-        let (disk, loaded) = Disk::open(&self.settings, self.clock.now())?;
+        let (disk, loaded) = Disk::open(&self.settings, &self.machine, self.clock.now())?;
         self.disk = Some(disk);
         Ok(loaded)
     }
@@ -257,11 +302,13 @@ impl Worker {
     fn pause(&self) -> bool {
         if let Some(doublings) = self.failures.checked_sub(1) {
             let backoff = FIRST_BACKOFF * (1 << doublings.min(8));
-            return self.shared.wait(Some(backoff.min(MAX_BACKOFF)), |_| false);
+            let backoff = backoff.min(MAX_BACKOFF);
+            let asked = |state: &State| !state.questions.is_empty();
+            return self.shared.wait(Some(backoff), asked);
         }
-        self.shared
-            .wait(Some(FLUSH_EVERY), |state| state.queue.urgent)
-            || self.shared.wait(None, |state| !state.queue.is_empty())
+        let at_once = |state: &State| state.queue.urgent || !state.questions.is_empty();
+        let something = |state: &State| !state.queue.is_empty() || !state.questions.is_empty();
+        self.shared.wait(Some(FLUSH_EVERY), at_once) || self.shared.wait(None, something)
     }
 
     fn turn(&mut self) {
@@ -283,12 +330,13 @@ impl Worker {
         let Some(disk) = &mut self.disk else {
             return Ok(());
         };
-        let (queue, queued) = {
+        let (queue, questions, queued) = {
             let mut state = self.shared.lock();
             if std::mem::take(&mut state.late) {
                 disk.forget_generations();
             }
-            (std::mem::take(&mut state.queue), state.queued)
+            let queue = std::mem::take(&mut state.queue);
+            (queue, std::mem::take(&mut state.questions), state.queued)
         };
         if queue.dropped > 0 {
             tracing::warn!(
@@ -297,7 +345,15 @@ impl Worker {
             );
         }
         let applied = disk.apply(queue, self.clock.earliest());
-        disk.save().and(applied)?;
+        let mut saved = disk.save();
+        if !questions.is_empty() {
+            for question in questions {
+                question(disk, self.clock.now());
+            }
+            saved = disk.save();
+        }
+        self.shared.lock().key_facts = Some(disk.key_facts());
+        saved.and(applied)?;
         self.shared.lock().written = queued;
         self.shared.changed.notify_all();
         Ok(())
@@ -306,5 +362,7 @@ impl Worker {
     fn failed(&mut self, trouble: &Trouble) {
         self.failures = self.failures.saturating_add(1);
         self.shared.degrade(&trouble.to_string());
+        // Whoever asks is told why there is no answer, and nothing is done behind their back later.
+        self.shared.lock().questions.clear();
     }
 }

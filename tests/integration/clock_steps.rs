@@ -14,7 +14,7 @@ use foretoken::cache::{Asked as Wish, Cache, Found, KeyId, Landing, Turn, View, 
 use foretoken::clock::{Boot, Clock, Crank, UnixMs};
 use foretoken::protocol::Shape;
 use foretoken::refresh::{Rules, Settings, Work, Writer};
-use foretoken::store::{self, Restored, Store};
+use foretoken::store::{Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 use foretoken::upstream::{Class, Client, FetchError, Kind};
@@ -84,14 +84,7 @@ impl World {
     fn new(ahead_ms: i64) -> Self {
         let (clock, crank) = Clock::cranked(UnixMs(START.0.saturating_add_signed(ahead_ms)));
         let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
-        let off = store::Settings {
-            mode: store::Mode::Off,
-            path: "unused".into(),
-            key: "unused".into(),
-        };
-        let store = Store::open(&off, &clock)
-            .expect("a store that is off opens")
-            .store;
+        let store = Store::off();
         let settings = Settings {
             max_in_flight: 4,
             max_per_second: 15,

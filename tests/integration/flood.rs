@@ -12,10 +12,10 @@ use std::task::{Context, Poll, Waker};
 
 use foretoken::authz::{Caller, Policy};
 use foretoken::cache::{Asked, Cache, Found, KeyId, Landing, Limits, Turn, View, Waiter};
-use foretoken::clock::{Clock, UnixMs};
+use foretoken::clock::UnixMs;
 use foretoken::protocol::Shape;
 use foretoken::refresh::{Settings, Work, Writer};
-use foretoken::store::{self, Store};
+use foretoken::store::Store;
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 use foretoken::upstream::{Ask, Class, FetchError};
@@ -66,21 +66,9 @@ impl World {
         };
         let cache = Arc::new(Cache::new().with_limits(limits));
         let metrics = Metrics::new();
-        let off = store::Settings {
-            mode: store::Mode::Off,
-            path: "unused".into(),
-            key: "unused".into(),
-        };
-        let (clock, _crank) = Clock::cranked(START);
-        let store = Store::open(&off, &clock).expect("a store that is off opens");
+        let store = Store::off();
         let settings = Settings::default();
-        let writer = Writer::new(
-            settings,
-            "imds",
-            Arc::clone(&cache),
-            store.store,
-            metrics.clone(),
-        );
+        let writer = Writer::new(settings, "imds", Arc::clone(&cache), store, metrics.clone());
         Self {
             now: START,
             view: View::new(Arc::clone(&cache), metrics),

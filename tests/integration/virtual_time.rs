@@ -143,16 +143,7 @@ impl World {
     }
 
     fn with(upstream: Upstream, settings: Settings) -> Self {
-        let off = store::Settings {
-            mode: store::Mode::Off,
-            path: "unused".into(),
-            key: "unused".into(),
-        };
-        let (clock, _crank) = Clock::cranked(START);
-        let store = Store::open(&off, &clock)
-            .expect("a store that is off opens")
-            .store;
-        Self::over(store, upstream, settings)
+        Self::over(Store::off(), upstream, settings)
     }
 
     fn over(store: Store, upstream: Upstream, settings: Settings) -> Self {

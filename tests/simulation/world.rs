@@ -14,7 +14,7 @@ use foretoken::cache::{
 use foretoken::clock::{Boot, Clock, Crank, UnixMs};
 use foretoken::protocol::{Force, Shape};
 use foretoken::refresh::{Rules, Settings, Work, Writer};
-use foretoken::store::{self, Restored, Store};
+use foretoken::store::{Restored, Store};
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Identity, Lifetime, Resource, Secret, TokenKey};
 use foretoken::upstream::{Class, FetchError};
@@ -143,13 +143,8 @@ pub fn run(plan: Plan) -> Result<Figures, String> {
 impl World {
     fn new(plan: Plan) -> Self {
         let metrics = Metrics::new();
-        let off = store::Settings {
-            mode: store::Mode::Off,
-            path: "unused".into(),
-            key: "unused".into(),
-        };
         let (clock, crank) = Clock::cranked(START);
-        let opened = Store::open(&off, &clock).expect("a store that is off opens");
+        let store = Store::off();
         let cache = Arc::new(Cache::with_freshness(plan.freshness));
         let mut random = fastrand::Rng::with_seed(plan.seed);
         let floor_ms = [0, 0, 6 * HOUR_MS, 20 * HOUR_MS][random.usize(..4)];
@@ -163,15 +158,8 @@ impl World {
             upstream: Upstream::new(plan.seed),
             views: views(&cache, &metrics),
             ticking: [false; WORKERS],
-            writer: writer(
-                &plan,
-                floor_ms,
-                random.u64(..),
-                &cache,
-                &opened.store,
-                &metrics,
-            ),
-            store: opened.store,
+            writer: writer(&plan, floor_ms, random.u64(..), &cache, &store, &metrics),
+            store,
             metrics,
             cache,
             random,

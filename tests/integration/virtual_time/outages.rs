@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use foretoken::store::machine::Machine;
+
 use super::*;
 use crate::support::metrics::{parse, sum};
 
@@ -246,9 +248,10 @@ fn nothing_that_the_upstream_refused_is_stored() {
         mode: store::Mode::Sealed,
         path: folder.path().join("store"),
         key: folder.path().join("foretoken.key"),
+        credentials: None,
     };
     let (clock, _crank) = Clock::cranked(START);
-    let open = || Store::open(&settings, &clock).expect("nobody else uses it");
+    let open = || Store::open(&settings, &Machine::read(), &clock).expect("nobody else uses it");
     let store = open().store;
     let rules = Settings {
         seed: 73,

@@ -1,0 +1,118 @@
+//! The store while no server runs: looked at in a copy, or changed in its place.
+//!
+//! The caller has taken the identity of the folder's owner. The folder's lock is held meanwhile,
+//! so that no server starts on it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, Trouble};
+use super::folder::{Folder, FolderError};
+use super::keys::Keyring;
+use super::machine::Machine;
+use super::report::Report;
+use super::{Mode, Settings};
+use crate::clock::UnixMs;
+
+/// Why it cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// By configuration.
+    #[error("`store.mode` is \"off\"")]
+    Off,
+    /// Nothing was ever stored.
+    #[error("there is no store at {}", .0.display())]
+    Missing(PathBuf),
+    /// A server runs, and it was not reached by its admin socket.
+    #[error("a server uses the store, and its admin socket does not answer")]
+    InUse,
+    /// No copy could be made.
+    #[error("the store cannot be copied: {0}")]
+    Copy(io::Error),
+    /// Whatever else is wrong with folder, key or disk.
+    #[error("{0}")]
+    Store(String),
+}
+
+impl From<Trouble> for OfflineError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Folder(FolderError::InUse) => Self::InUse,
+            other => Self::Store(other.to_string()),
+        }
+    }
+}
+
+/// What is stored. Reads a copy, so that repairs and dropped records leave the store as it is.
+///
+/// # Errors
+/// The store is in use, missing or cannot be copied, or its key cannot be read.
+pub fn inspect(
+    settings: &Settings,
+    machine: &Machine,
+    now: UnixMs,
+) -> Result<Report, OfflineError> {
+    let folder = hold(settings)?;
+    let keys = Keyring::load_existing(settings).map_err(Trouble::from)?;
+    let copy = tempfile::tempdir().map_err(OfflineError::Copy)?;
+    let path = copy.path().join("store");
+    copy_folder(&settings.path, &path).map_err(OfflineError::Copy)?;
+    let disk_bytes = folder.size_bytes();
+    let copied = Folder::open(&path).map_err(Trouble::from)?;
+    Ok(Report {
+        disk_bytes,
+        ..Disk::examine(copied, keys, machine, now)?
+    })
+}
+
+/// Erases every stored token. No key is needed for that.
+///
+/// # Errors
+/// The store is in use or missing, or the disk fails.
+pub fn purge(settings: &Settings) -> Result<(), OfflineError> {
+    let erased = hold(settings)?.erase();
+    erased.map_err(|error| OfflineError::Store(error.to_string()))
+}
+
+/// Seals everything under a new master key and gives the one before up.
+///
+/// # Errors
+/// The store is in use or missing, its key is a credential or cannot be read, stored tokens
+/// would be lost, or the disk fails.
+pub fn rotate(settings: &Settings, machine: &Machine, now: UnixMs) -> Result<Report, OfflineError> {
+    hold(settings)?;
+    let (mut disk, _) = Disk::open(settings, machine, now)?;
+    // What an earlier rotation left is finished first.
+    disk.save()?;
+    disk.rotate(now)?;
+    disk.save()?;
+    let report = disk.report(now);
+    disk.close();
+    Ok(report)
+}
+
+/// The lock, if there is a store at all.
+fn hold(settings: &Settings) -> Result<Folder, OfflineError> {
+    match settings.mode {
+        Mode::Off => Err(OfflineError::Off),
+        Mode::Sealed if !settings.path.is_dir() => {
+            Err(OfflineError::Missing(settings.path.clone()))
+        }
+        Mode::Sealed => Ok(Folder::open(&settings.path).map_err(Trouble::from)?),
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,353 @@
+//! Keys that change, and machines: what still opens, and what is lost for good.
+
+use std::collections::BTreeMap;
+
+use super::super::machine::BindingKind;
+use super::super::offline::{self, OfflineError};
+use super::super::record::VERSION;
+use super::*;
+
+const NOW: UnixMs = UnixMs(2_000_000);
+
+impl Place {
+    fn open_on(&self, machine: &Machine) -> Opened {
+        Store::open(&self.settings, machine, &self.clock).unwrap()
+    }
+
+    fn credential(&mut self, name: &str, byte: u8) {
+        let folder = self.dir.path().join("credentials");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), [byte; 32]).unwrap();
+        self.settings.credentials = Some(folder);
+    }
+
+    fn key_file(&self) -> Vec<u8> {
+        fs::read(&self.settings.key).unwrap()
+    }
+
+    fn next_key(&self) -> PathBuf {
+        self.settings.key.with_added_extension("next")
+    }
+
+    /// Every file of the store and what is in it.
+    fn bytes(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let files = files(&self.settings.path).into_iter();
+        files
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    }
+}
+
+const ALL: [&str; 3] = ["r0", "r1", "r2"];
+
+fn facts(store: &Store) -> KeyFacts {
+    store.key_facts().unwrap()
+}
+
+#[test]
+fn a_rotation_seals_everything_anew_and_the_key_before_opens_nothing() {
+    let place = Place::new();
+    place.fill(3);
+    let before = place.key_file();
+    let store = place.open().store;
+    let old = facts(&store).id;
+    let report = store.rotate(PATIENCE).unwrap();
+    assert_ne!(report.key.id, old);
+    assert!(!report.key.rotating && report.key.older.is_empty());
+    assert_eq!(report.stored.by_key, [(report.key.id.clone(), 3)].into());
+    // It goes on as it was: what is put later is kept too.
+    put(&store, "r3", 1);
+    assert!(store.close(PATIENCE));
+    assert!(!place.next_key().exists());
+    assert_ne!(place.key_file(), before);
+    assert_eq!(place.restored(), ["r0", "r1", "r2", "r3"]);
+
+    fs::write(&place.settings.key, before).unwrap();
+    assert!(place.open().restored.is_empty());
+}
+
+#[test]
+fn a_rotation_that_was_cut_off_before_anything_was_sealed_is_finished_by_the_next_start() {
+    let place = Place::new();
+    place.fill(3);
+    let before = place.key_file();
+    fs::write(place.next_key(), [9; 32]).unwrap();
+    fs::set_permissions(place.next_key(), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(place.restored(), ALL);
+    assert!(!place.next_key().exists());
+    assert_eq!(place.key_file(), [9; 32]);
+    // The log of a database keeps what was overwritten: nothing of it is left.
+    assert!(!place.db(1).exists());
+    assert_eq!(place.restored(), ALL);
+    fs::write(&place.settings.key, before).unwrap();
+    assert!(place.open().restored.is_empty());
+}
+
+#[test]
+fn a_rotation_that_was_cut_off_before_the_key_file_was_replaced_is_finished_too() {
+    let place = Place::new();
+    place.fill(3);
+    let before = place.key_file();
+    let store = place.open().store;
+    store.rotate(PATIENCE).unwrap();
+    assert!(store.close(PATIENCE));
+    fs::rename(&place.settings.key, place.next_key()).unwrap();
+    fs::write(&place.settings.key, &before).unwrap();
+    fs::set_permissions(&place.settings.key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(place.restored(), ALL);
+    assert_ne!(place.key_file(), before);
+    assert!(!place.next_key().exists());
+}
+
+#[test]
+fn while_the_disk_fails_both_keys_stay() {
+    let place = Place::new();
+    place.fill(3);
+    let store = place.open().store;
+    // Files where the next databases would be.
+    let blocked: Vec<_> = (2..8).map(|number| place.db(number)).collect();
+    blocked.iter().for_each(|path| fs::write(path, "").unwrap());
+    assert!(store.rotate(Duration::from_millis(500)).is_err());
+    assert!(place.next_key().exists());
+    let told = facts(&store);
+    assert!(told.rotating);
+    assert_eq!((told.older.len(), told.under_older), (1, 0));
+    for path in &blocked {
+        let _ = fs::remove_file(path);
+    }
+    wait_until(|| !place.next_key().exists());
+    assert!(store.close(PATIENCE));
+    assert_eq!(place.restored(), ALL);
+}
+
+#[test]
+fn a_store_moves_from_a_key_file_to_a_credential_and_then_needs_the_file_no_more() {
+    let mut place = Place::new();
+    place.fill(3);
+    place.credential("foretoken.key", 1);
+    let opened = place.open();
+    assert_eq!(names(&opened), ALL);
+    let told = facts(&opened.store);
+    assert_eq!((told.older.len(), told.under_older), (1, 0));
+    assert!(opened.store.close(PATIENCE));
+    fs::remove_file(&place.settings.key).unwrap();
+    assert_eq!(place.restored(), ALL);
+    assert!(!place.settings.key.exists());
+}
+
+#[test]
+fn a_credential_is_changed_with_the_old_one_beside_it() {
+    let mut place = Place::new();
+    place.credential("foretoken.key", 1);
+    place.fill(3);
+    let store = place.open().store;
+    let refused = store.rotate(PATIENCE).unwrap_err().to_string();
+    assert!(refused.contains("credential is made"), "{refused}");
+    assert!(store.close(PATIENCE));
+
+    place.credential("foretoken.key", 2);
+    place.credential("foretoken.key.old", 1);
+    let opened = place.open();
+    assert_eq!(names(&opened), ALL);
+    assert_eq!(facts(&opened.store).under_older, 0);
+    assert!(opened.store.close(PATIENCE));
+    fs::remove_file(place.dir.path().join("credentials/foretoken.key.old")).unwrap();
+    assert_eq!(place.restored(), ALL);
+}
+
+#[test]
+fn without_the_old_one_a_changed_credential_is_a_cold_start() {
+    let mut place = Place::new();
+    place.credential("foretoken.key", 1);
+    place.fill(3);
+    place.credential("foretoken.key", 2);
+    let opened = place.open();
+    assert_eq!((opened.restored.len(), opened.refused.unreadable), (0, 3));
+    put(&opened.store, "r9", 1);
+    assert!(opened.store.close(PATIENCE));
+    assert_eq!(place.restored(), ["r9"]);
+}
+
+#[test]
+fn a_store_that_is_carried_to_another_machine_opens_nothing_there_and_works() {
+    let place = Place::new();
+    place.fill(3);
+    let elsewhere = Machine {
+        machine_id: Fact::Known("another machine".into()),
+        ..machine()
+    };
+    let opened = place.open_on(&elsewhere);
+    assert_eq!((opened.restored.len(), opened.refused.unreadable), (0, 3));
+    put(&opened.store, "r9", 1);
+    assert!(opened.store.close(PATIENCE));
+    assert_eq!(names(&place.open_on(&elsewhere)), ["r9"]);
+}
+
+#[test]
+fn another_boot_opens_everything() {
+    let place = Place::new();
+    place.fill(3);
+    let rebooted = Machine {
+        boot_id: Fact::Known("another boot".into()),
+        ..machine()
+    };
+    assert_eq!(names(&place.open_on(&rebooted)), ALL);
+}
+
+/// As root sees the machine.
+fn as_root() -> Machine {
+    Machine {
+        product_uuid: Fact::Known("uuid".into()),
+        ..machine()
+    }
+}
+
+#[test]
+fn what_another_user_may_open_is_kept_and_told() {
+    let place = Place::new();
+    let store = place.open_on(&as_root()).store;
+    for resource in ALL {
+        put(&store, resource, 1);
+    }
+    assert!(store.close(PATIENCE));
+
+    let opened = place.open();
+    assert_eq!((opened.restored.len(), opened.refused.locked), (0, 3));
+    // What is served meanwhile takes its place; a key that they need is not given up.
+    put(&opened.store, "r0", 1);
+    assert!(opened.store.settle(PATIENCE));
+    let report = opened.store.report(PATIENCE).unwrap();
+    assert_eq!((report.stored.good, report.stored.locked), (1, 2));
+    assert!(!report.is_sound());
+    assert_eq!(
+        report.stored.by_binding,
+        [(BindingKind::MachineId, 1), (BindingKind::ProductUuid, 2)].into()
+    );
+    let refused = opened.store.rotate(PATIENCE).unwrap_err().to_string();
+    assert!(refused.contains("2 stored tokens"), "{refused}");
+    assert!(!place.next_key().exists());
+    assert!(opened.store.close(PATIENCE));
+
+    assert_eq!(names(&place.open_on(&as_root())), ALL);
+}
+
+#[test]
+fn what_cannot_be_opened_is_purged_all_the_same() {
+    let place = Place::new();
+    let store = place.open_on(&as_root()).store;
+    put(&store, "r0", 1);
+    put(&store, "r1", 1);
+    assert!(store.close(PATIENCE));
+    let store = place.open().store;
+    store.remove(&key("r0"));
+    assert!(store.close(PATIENCE));
+    assert_eq!(names(&place.open_on(&as_root())), ["r1"]);
+}
+
+#[test]
+fn a_report_counts_every_record_by_what_becomes_of_it() {
+    let place = Place::new();
+    place.fill(3);
+    let store = place.open().store;
+    let report = store.report(PATIENCE).unwrap();
+    assert!(report.is_sound());
+    assert_eq!((report.held, report.waiting), (3, 0));
+    assert_eq!(report.binding, BindingKind::MachineId);
+    assert_eq!(report.stored.by_format, [(VERSION, 3)].into());
+    let stored = &report.stored;
+    assert_eq!((stored.records, stored.good), (3, 3));
+    assert_eq!(
+        (stored.oldest_age_s, stored.newest_age_s),
+        (Some(1000), Some(1000))
+    );
+    assert_eq!(
+        (stored.first_end_s, stored.last_end_s),
+        (Some(3000), Some(3000))
+    );
+    assert!(stored.largest_bytes > 1000 && stored.bytes >= 3 * 1000);
+    assert!(report.disk_bytes > stored.bytes);
+    place.crank.advance(3_000_000);
+    let report = store.report(PATIENCE).unwrap();
+    assert_eq!((report.stored.good, report.stored.expired), (0, 3));
+    assert!(store.close(PATIENCE));
+}
+
+#[test]
+fn a_store_at_rest_is_looked_at_without_a_change_to_it() {
+    let place = Place::new();
+    place.fill(3);
+    // Damage that a start would repair, and records that it would drop.
+    fs::write(place.db(1).join("snap.1.generating"), "x").unwrap();
+    let before = place.bytes();
+    let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
+    assert!(report.is_sound());
+    assert_eq!(report.stored.good, 3);
+    assert_eq!(place.bytes(), before);
+
+    let elsewhere = Machine {
+        machine_id: Fact::Known("another machine".into()),
+        ..machine()
+    };
+    let report = offline::inspect(&place.settings, &elsewhere, NOW).unwrap();
+    assert_eq!((report.stored.good, report.stored.refused), (0, 3));
+    assert!(!report.is_sound());
+
+    let key = place.key_file();
+    fs::write(&place.settings.key, [9; 32]).unwrap();
+    let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
+    assert_eq!((report.stored.good, report.stored.other_key), (0, 3));
+    assert_eq!(place.bytes(), before);
+    fs::write(&place.settings.key, key).unwrap();
+    assert_eq!(place.restored(), ALL);
+}
+
+#[test]
+fn a_store_at_rest_is_purged_without_its_key_and_rotated_with_it() {
+    let place = Place::new();
+    place.fill(3);
+    let before = place.key_file();
+    let report = offline::rotate(&place.settings, &machine(), NOW).unwrap();
+    assert_eq!(report.stored.by_key, [(report.key.id.clone(), 3)].into());
+    assert_ne!(place.key_file(), before);
+    assert_eq!(place.restored(), ALL);
+
+    fs::remove_file(&place.settings.key).unwrap();
+    offline::purge(&place.settings).unwrap();
+    assert_eq!(files(&place.settings.path).len(), 1, "the lock alone");
+    assert!(place.restored().is_empty());
+}
+
+#[test]
+fn a_store_that_is_in_use_or_missing_or_without_a_key_is_told_as_such() {
+    let place = Place::new();
+    let ask = || offline::inspect(&place.settings, &machine(), NOW).unwrap_err();
+    assert!(matches!(ask(), OfflineError::Missing(path) if path == place.settings.path));
+    assert!(!place.settings.path.exists());
+    let store = place.open().store;
+    assert!(matches!(ask(), OfflineError::InUse));
+    assert!(matches!(
+        offline::purge(&place.settings),
+        Err(OfflineError::InUse)
+    ));
+    assert!(store.close(PATIENCE));
+    fs::remove_file(&place.settings.key).unwrap();
+    assert!(ask().to_string().contains("the key file cannot be used"));
+    assert!(!place.settings.key.exists(), "looking makes no key");
+}
+
+#[test]
+fn erasing_everything_takes_the_damaged_database_along() {
+    let place = Place::new();
+    place.fill(3);
+    for path in files(&place.db(1)) {
+        fs::write(path, [0x5a; 4096]).unwrap();
+    }
+    let store = place.open().store;
+    let quarantined = store.report(PATIENCE).unwrap().quarantine;
+    store.remove_all();
+    assert!(store.settle(PATIENCE));
+    let report = store.report(PATIENCE).unwrap();
+    assert_eq!((report.quarantine, report.stored.records), (None, 0));
+    assert!(quarantined.is_none_or(|number| !place.db(number).exists()));
+    assert!(store.close(PATIENCE));
+}
