@@ -141,7 +141,16 @@ impl hkdf::KeyType for Bytes {
 
 #[cfg(test)]
 mod tests {
+    use static_assertions::assert_not_impl_any;
+
     use super::*;
+    use crate::store::Restored;
+    use crate::store::keys::{Key, Keyring};
+
+    assert_not_impl_any!(MasterKey: fmt::Debug, fmt::Display, Clone, Copy, serde::Serialize);
+    assert_not_impl_any!(Key: fmt::Debug, fmt::Display, Clone, serde::Serialize);
+    assert_not_impl_any!(Keyring: fmt::Debug, fmt::Display, Clone, serde::Serialize);
+    assert_not_impl_any!(Restored: fmt::Debug, fmt::Display, Clone, serde::Serialize);
 
     #[test]
     fn a_key_lies_alone_in_its_page() {

@@ -207,13 +207,9 @@ impl Sealer {
         let mut out = Zeroizing::new(Vec::with_capacity(len));
         header.write(&mut out);
         record.write(&mut out);
-        let sealed = self.key.key.seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key(nonce),
-            header.aad(fingerprint),
-            &mut out[HEADER_BYTES..],
-        );
-        let tag = sealed.map_err(|_| SealError)?;
-        out.extend_from_slice(tag.as_ref());
+        let tied = header.tied(fingerprint);
+        let tag = encrypt(&self.key.key, nonce, &tied, &mut out[HEADER_BYTES..])?;
+        out.extend_from_slice(&tag);
         debug_assert_eq!(out.len(), len);
         Ok(std::mem::take(&mut *out).into_boxed_slice())
     }
@@ -239,13 +235,7 @@ impl Opener {
         let master = sealer.keys.find(header.key).ok_or(Unreadable::Master)?;
         let key = self.key(master, &header, &sealer.machine)?;
         let mut buffer = Zeroizing::new(rest.to_vec());
-        let plain = key
-            .open_in_place(
-                Nonce::assume_unique_for_key(header.nonce),
-                header.aad(fingerprint),
-                &mut buffer,
-            )
-            .map_err(|_| Unreadable::Seal)?;
+        let plain = decrypt(key, header.nonce, &header.tied(fingerprint), &mut buffer)?;
         let record = Decoded::read(plain).map_err(|_| Unreadable::Format)?;
         if master.fingerprint(&record.key.canonical_bytes()) != fingerprint {
             return Err(Unreadable::OtherKey);
@@ -310,22 +300,47 @@ impl Header {
 
     /// What the tag covers besides the record. Salt and binding are bound by the key that they
     /// give.
-    fn aad(&self, fingerprint: Fingerprint) -> Aad<[u8; AAD_BYTES]> {
+    fn tied(&self, fingerprint: Fingerprint) -> [u8; TIED_BYTES] {
         const KEY: usize = LABEL.len() + 1;
         const NAME: usize = KEY + KeyId::BYTES;
         const GENERATION: usize = NAME + Fingerprint::BYTES;
-        let mut bytes = [0; AAD_BYTES];
+        let mut bytes = [0; TIED_BYTES];
         bytes[..LABEL.len()].copy_from_slice(LABEL);
         bytes[LABEL.len()] = VERSION;
         bytes[KEY..NAME].copy_from_slice(&self.key.0);
         bytes[NAME..GENERATION].copy_from_slice(&fingerprint.0);
         bytes[GENERATION..].copy_from_slice(&self.generation.to_be_bytes());
-        Aad::from(bytes)
+        bytes
     }
 }
 
 const LABEL: &[u8; 16] = b"foretoken record";
-const AAD_BYTES: usize = LABEL.len() + 1 + KeyId::BYTES + Fingerprint::BYTES + 8;
+const TIED_BYTES: usize = LABEL.len() + 1 + KeyId::BYTES + Fingerprint::BYTES + 8;
+
+/// Encrypts in place; gives the tag.
+fn encrypt(
+    key: &LessSafeKey,
+    nonce: [u8; NONCE_LEN],
+    tied: &[u8],
+    bytes: &mut [u8],
+) -> Result<[u8; TAG_BYTES], SealError> {
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(tied), bytes);
+    let tag = tag.map_err(|_| SealError)?;
+    tag.as_ref().try_into().map_err(|_| SealError)
+}
+
+/// Decrypts in place what ends with its tag; gives what is before it.
+fn decrypt<'b>(
+    key: &LessSafeKey,
+    nonce: [u8; NONCE_LEN],
+    tied: &[u8],
+    bytes: &'b mut [u8],
+) -> Result<&'b [u8], Unreadable> {
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let plain = key.open_in_place(nonce, Aad::from(tied), bytes);
+    plain.map(|plain| &*plain).map_err(|_| Unreadable::Seal)
+}
 
 /// A new sealing key. What goes into its salt besides random bytes tells the starts of two copies
 /// of one machine image apart, should both draw the same bytes.
@@ -384,261 +399,4 @@ fn words(fact: &Fact) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::tests::{key, machine, token};
-    use crate::token::TokenKey;
-
-    const NOW: UnixMs = UnixMs(7);
-
-    fn sealer() -> Sealer {
-        Sealer::new(Keyring::random().unwrap(), machine(), NOW).unwrap()
-    }
-
-    /// A sealer under the master key `[byte; 32]`.
-    fn sealer_of(byte: u8, machine: Machine) -> Sealer {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("foretoken.key");
-        std::fs::write(&path, [byte; 32]).unwrap();
-        let settings = crate::store::Settings {
-            mode: crate::store::Mode::Sealed,
-            path: dir.path().join("store"),
-            key: dir.path().join("key"),
-            credentials: Some(dir.path().to_owned()),
-        };
-        Sealer::new(Keyring::load(&settings).unwrap(), machine, NOW).unwrap()
-    }
-
-    fn seal(sealer: &mut Sealer, key: &TokenKey, generation: u64) -> (Fingerprint, Box<[u8]>) {
-        let canonical = key.canonical_bytes();
-        let fingerprint = sealer.fingerprint(&canonical);
-        let record = Record {
-            key: &canonical,
-            token: &token("secret"),
-            last_used: UnixMs(5),
-        };
-        let bytes = sealer.seal(fingerprint, generation, &record, NOW).unwrap();
-        (fingerprint, bytes)
-    }
-
-    fn open(sealer: &Sealer, name: Fingerprint, bytes: &[u8]) -> Result<Found, Unreadable> {
-        Opener::default().open(sealer, name, bytes)
-    }
-
-    #[test]
-    fn what_was_sealed_opens_as_the_same_record() {
-        let mut sealer = sealer();
-        let (fingerprint, bytes) = seal(&mut sealer, &key("a"), 9);
-        let found = open(&sealer, fingerprint, &bytes).unwrap();
-        assert_eq!(found.generation, 9);
-        assert_eq!(found.record.key, key("a"));
-        assert_eq!(found.record.token.secret.expose(), b"secret");
-        assert!(!found.is_older);
-    }
-
-    #[test]
-    fn every_flipped_bit_and_every_cut_is_refused() {
-        let mut sealer = sealer();
-        let (fingerprint, bytes) = seal(&mut sealer, &key("a"), 9);
-        for bit in 0..bytes.len() * 8 {
-            let mut bad = bytes.to_vec();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(&sealer, fingerprint, &bad).is_err(), "bit {bit}");
-        }
-        for len in 0..bytes.len() {
-            assert!(open(&sealer, fingerprint, &bytes[..len]).is_err());
-        }
-        assert!(open(&sealer, fingerprint, &[&bytes[..], &[0]].concat()).is_err());
-    }
-
-    #[test]
-    fn records_swapped_between_fingerprints_are_refused() {
-        let mut sealer = sealer();
-        let (a, sealed_a) = seal(&mut sealer, &key("a"), 1);
-        let (b, sealed_b) = seal(&mut sealer, &key("b"), 1);
-        assert_eq!(open(&sealer, a, &sealed_b).err(), Some(Unreadable::Seal));
-        assert_eq!(open(&sealer, b, &sealed_a).err(), Some(Unreadable::Seal));
-    }
-
-    #[test]
-    fn a_record_sealed_under_a_fingerprint_that_is_not_its_own_is_refused() {
-        let mut sealer = sealer();
-        let a = sealer.fingerprint(&key("a").canonical_bytes());
-        let b = key("b").canonical_bytes();
-        let record = Record {
-            key: &b,
-            token: &token("secret"),
-            last_used: UnixMs(5),
-        };
-        let bytes = sealer.seal(a, 1, &record, NOW).unwrap();
-        assert_eq!(open(&sealer, a, &bytes).err(), Some(Unreadable::OtherKey));
-    }
-
-    #[test]
-    fn another_master_key_opens_nothing_and_names_keys_differently() {
-        let (mut ours, theirs) = (sealer(), sealer());
-        let (fingerprint, bytes) = seal(&mut ours, &key("a"), 1);
-        let refused = open(&theirs, fingerprint, &bytes).err();
-        assert_eq!(refused, Some(Unreadable::Master));
-        assert_ne!(theirs.fingerprint(&key("a").canonical_bytes()), fingerprint);
-        // Nor does it when the record says that it is theirs.
-        let mut bad = bytes.to_vec();
-        bad[2..2 + KeyId::BYTES].copy_from_slice(&theirs.keys.current().id().0);
-        assert_eq!(
-            open(&theirs, fingerprint, &bad).err(),
-            Some(Unreadable::Seal)
-        );
-    }
-
-    #[test]
-    fn a_record_opens_on_its_own_machine_alone_whatever_it_was_bound_to() {
-        let known = |text: &str| Fact::Known(text.into());
-        let machine = |product_uuid, machine_id, boot: &str| Machine {
-            product_uuid,
-            machine_id,
-            boot_id: known(boot),
-        };
-        let here = machine(known("uuid"), known("id"), "1");
-        let as_user = machine(Fact::Forbidden, known("id"), "1");
-        let bare = machine(Fact::Missing, Fact::Missing, "1");
-        let rebooted = machine(known("uuid"), known("id"), "2");
-        let other_uuid = machine(known("other"), known("id"), "1");
-        let other_id = machine(known("uuid"), known("other"), "1");
-        let without = machine(Fact::Missing, known("id"), "1");
-        let bound = |machine: &Machine| seal(&mut sealer_of(1, machine.clone()), &key("a"), 1);
-        let opened = |(name, bytes): &(Fingerprint, Box<[u8]>), machine: &Machine| {
-            open(&sealer_of(1, machine.clone()), *name, bytes).map(|found| found.generation)
-        };
-
-        let by_uuid = bound(&here);
-        assert_eq!(opened(&by_uuid, &here), Ok(1));
-        assert_eq!(opened(&by_uuid, &rebooted), Ok(1));
-        assert_eq!(opened(&by_uuid, &other_id), Ok(1));
-        assert_eq!(opened(&by_uuid, &other_uuid), Err(Unreadable::Seal));
-        assert_eq!(opened(&by_uuid, &without), Err(Unreadable::Seal));
-        assert_eq!(opened(&by_uuid, &as_user), Err(Unreadable::Binding));
-
-        let by_id = bound(&as_user);
-        for machine in [&as_user, &here, &rebooted, &other_uuid, &without] {
-            assert_eq!(opened(&by_id, machine), Ok(1));
-        }
-        assert_eq!(opened(&by_id, &other_id), Err(Unreadable::Seal));
-
-        let by_nothing = bound(&bare);
-        assert_eq!(opened(&by_nothing, &here), Ok(1));
-    }
-
-    #[test]
-    fn a_binding_said_to_be_another_is_refused() {
-        let mut sealer = sealer();
-        let (fingerprint, bytes) = seal(&mut sealer, &key("a"), 1);
-        for (kind, expected) in [
-            (BindingKind::None, Unreadable::Seal),
-            (BindingKind::ProductUuid, Unreadable::Binding),
-        ] {
-            let mut bad = bytes.to_vec();
-            bad[1] = kind as u8;
-            assert_eq!(open(&sealer, fingerprint, &bad).err(), Some(expected));
-        }
-    }
-
-    #[test]
-    fn a_record_under_the_key_before_opens_and_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = crate::store::Settings {
-            mode: crate::store::Mode::Sealed,
-            path: dir.path().join("store"),
-            key: dir.path().join("key"),
-            credentials: None,
-        };
-        std::fs::create_dir(&settings.path).unwrap();
-        let keys = Keyring::load(&settings).unwrap();
-        let mut sealer = Sealer::new(keys, machine(), NOW).unwrap();
-        let (before, bytes) = seal(&mut sealer, &key("a"), 1);
-        sealer
-            .rekey(NOW, |keys| {
-                keys.rotate(&settings.key).map_err(|_| SealError)
-            })
-            .unwrap();
-        assert!(open(&sealer, before, &bytes).unwrap().is_older);
-        let (after, bytes) = seal(&mut sealer, &key("a"), 1);
-        assert_ne!(before, after);
-        assert!(!open(&sealer, after, &bytes).unwrap().is_older);
-    }
-
-    #[test]
-    fn no_two_seals_share_a_nonce() {
-        let count = std::env::var("FORETOKEN_SEALS").map_or(1000, |n| n.parse().unwrap());
-        let mut sealer = sealer();
-        let mut seen = std::collections::HashSet::with_capacity(count);
-        for _ in 0..count {
-            let (_, bytes) = seal(&mut sealer, &key("a"), 1);
-            let nonce: [u8; NONCE_LEN] = bytes[HEADER_BYTES - NONCE_LEN..HEADER_BYTES]
-                .try_into()
-                .unwrap();
-            assert!(seen.insert(nonce));
-        }
-    }
-
-    #[test]
-    fn a_generator_that_repeats_itself_seals_nothing_twice() {
-        let stuck: Random = |bytes| {
-            bytes.fill(3);
-            Ok(())
-        };
-        let keys = Keyring::random().unwrap();
-        let mut sealer = Sealer::with_random(keys, machine(), NOW, stuck).unwrap();
-        let (name, _) = seal(&mut sealer, &key("a"), 1);
-        let canonical = key("a").canonical_bytes();
-        let record = Record {
-            key: &canonical,
-            token: &token("other"),
-            last_used: UnixMs(5),
-        };
-        assert_eq!(sealer.seal(name, 2, &record, NOW), Err(SealError));
-    }
-
-    #[test]
-    fn two_starts_that_draw_the_same_bytes_have_keys_of_their_own() {
-        let stuck: Random = |bytes| {
-            bytes.fill(3);
-            Ok(())
-        };
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("foretoken.key"), [1; 32]).unwrap();
-        let settings = crate::store::Settings {
-            mode: crate::store::Mode::Sealed,
-            path: dir.path().join("store"),
-            key: dir.path().join("key"),
-            credentials: Some(dir.path().to_owned()),
-        };
-        let salt = |machine: Machine, now: u64| {
-            let keys = Keyring::load(&settings).unwrap();
-            let sealer = Sealer::with_random(keys, machine, UnixMs(now), stuck).unwrap();
-            sealer.key.salt
-        };
-        let first = salt(machine(), 1);
-        assert_eq!(first, salt(machine(), 1));
-        assert_ne!(first, salt(machine(), 2));
-        let booted = Machine {
-            boot_id: Fact::Known("another".into()),
-            ..machine()
-        };
-        assert_ne!(first, salt(booted, 1));
-    }
-
-    #[test]
-    fn a_worn_key_is_replaced_and_its_records_still_open() {
-        let mut sealer = sealer();
-        let (fingerprint, old) = seal(&mut sealer, &key("a"), 1);
-        sealer.key.seals = MAX_SEALS;
-        let (_, new) = seal(&mut sealer, &key("a"), 2);
-        assert_ne!(
-            Header::read(&old).unwrap().0.salt,
-            Header::read(&new).unwrap().0.salt
-        );
-        assert_eq!(sealer.key.seals, 1);
-        assert!(open(&sealer, fingerprint, &old).is_ok());
-        assert!(open(&sealer, fingerprint, &new).is_ok());
-    }
-}
+mod tests;

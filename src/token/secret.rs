@@ -24,3 +24,30 @@ impl Secret {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Display};
+
+    use static_assertions::assert_not_impl_any;
+
+    use super::Secret;
+    use crate::token::AccessToken;
+
+    // A build that fails is the test: each of these would put a token where it can be seen, or
+    // leave a copy that nobody wipes.
+    assert_not_impl_any!(
+        Secret: Debug, Display, Clone, Copy, serde::Serialize, AsRef<[u8]>, AsRef<str>, Into<Vec<u8>>,
+        std::ops::Deref, ToString, PartialEq
+    );
+    assert_not_impl_any!(AccessToken: Debug, Display, Clone, Copy, serde::Serialize);
+
+    #[test]
+    fn a_secret_has_no_room_to_spare() {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.extend_from_slice(b"token");
+        let secret = Secret::new(bytes);
+        assert_eq!(secret.expose(), b"token");
+        assert_eq!(size_of_val(secret.expose()), 5);
+    }
+}

@@ -1,3 +1,4 @@
 //! The store of the built program: what operators see of it, and what it survives.
 
 mod commands;
+mod memory;

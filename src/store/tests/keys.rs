@@ -351,3 +351,39 @@ fn erasing_everything_takes_the_damaged_database_along() {
     assert!(quarantined.is_none_or(|number| !place.db(number).exists()));
     assert!(store.close(PATIENCE));
 }
+
+#[test]
+fn records_of_an_older_and_a_newer_format_are_counted_dropped_and_in_nobodys_way() {
+    const RECORDS: &str = include_str!("../../../tests/golden/store/records.json");
+    let golden: serde_json::Value = serde_json::from_str(RECORDS).unwrap();
+    let bytes = |value: &serde_json::Value| -> Vec<u8> {
+        let digits = value.as_str().unwrap().as_bytes().chunks(2);
+        let digits = digits.map(|pair| std::str::from_utf8(pair).unwrap());
+        digits
+            .map(|pair| u8::from_str_radix(pair, 16).unwrap())
+            .collect()
+    };
+    let place = Place::new();
+    place.fill(1);
+    let db = super::super::db::Db::open(&place.db(1)).unwrap();
+    for format in ["format_1", "format_3"] {
+        let name = bytes(&golden[format]["name"]).try_into().unwrap();
+        let sealed = bytes(&golden[format]["sealed"]);
+        let name = super::super::seal::Fingerprint(name);
+        db.write([(name, Some(&*sealed))].into_iter()).unwrap();
+    }
+    db.close();
+    let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
+    assert_eq!(
+        report.stored.by_format,
+        [(1, 1), (VERSION, 1), (3, 1)].into()
+    );
+    assert_eq!((report.stored.good, report.stored.other_format), (1, 2));
+
+    let opened = place.open();
+    assert_eq!((names(&opened).len(), opened.refused.unreadable), (1, 2));
+    assert!(opened.store.settle(PATIENCE));
+    let report = opened.store.report(PATIENCE).unwrap();
+    assert_eq!(report.stored.by_format, [(VERSION, 1)].into());
+    assert!(opened.store.close(PATIENCE));
+}
