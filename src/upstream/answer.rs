@@ -148,7 +148,9 @@ pub fn read_token(
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(malformed());
     }
-    let read: Body<'_> = serde_json::from_slice(body).map_err(|_| malformed())?;
+    // All of it: the reader of bytes takes no look at texts in members that mean nothing to us.
+    let text = str::from_utf8(body).map_err(|_| malformed())?;
+    let read: Body<'_> = serde_json::from_str(text).map_err(|_| malformed())?;
     if read.exception.is_some() {
         return Err(exception(source.kind(), body));
     }
@@ -305,7 +307,7 @@ enum Cause<'a> {
 
 /// The source's own words for an error, where it has any, as a code and a text.
 fn read_detail(body: &[u8]) -> Option<(Box<str>, Box<str>)> {
-    let told: Told<'_> = serde_json::from_slice(body).ok()?;
+    let told: Told<'_> = serde_json::from_str(str::from_utf8(body).ok()?).ok()?;
     let text = |it: &Option<Scalar<'_>>| it.as_ref()?.text().map(short);
     match &told.error {
         Some(Cause::Inner { code, message }) => {

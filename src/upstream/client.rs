@@ -92,8 +92,11 @@ impl Client {
         if answer.status != StatusCode::OK {
             return Err(self.refusal(&answer));
         }
-        let times = Times { sent, received };
-        read_token(&self.source, &ask.key, &answer.body, times)
+        let body = answer.body().ok_or_else(|| FetchError {
+            status: Some(200),
+            ..FetchError::of(Class::Malformed)
+        })?;
+        read_token(&self.source, &ask.key, body, Times { sent, received })
     }
 
     /// Asks, and tells the clock the time that the source has. Whatever the answer is: a refusal is
@@ -114,7 +117,8 @@ impl Client {
             kind,
             answer.status.as_u16(),
             &answer.headers,
-            &answer.body,
+            // The status and the time to wait are in the head; only its own words are lost.
+            answer.body().unwrap_or_default(),
             now,
         )
     }

@@ -41,7 +41,8 @@ pub enum Class {
     UnexpectedStatus,
     /// A body longer than any token answer.
     TooLong,
-    /// A body that is not the JSON object it should be.
+    /// A body that is not the JSON object it should be, in UTF-8 and in no coding that was not asked
+    /// for.
     Malformed,
     /// A token for another resource than asked.
     WrongResource,

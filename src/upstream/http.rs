@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -56,10 +56,27 @@ pub(super) enum At {
 pub(super) struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// The headers; only `Date`, `Retry-After` and Arc's challenge are ever read.
+    /// The headers; only `Date`, `Retry-After`, Arc's challenge and the codings are ever read.
     pub headers: HeaderMap,
-    /// The body: it may hold a token, so it is wiped.
-    pub body: Zeroizing<Vec<u8>>,
+    /// It may hold a token, so it is wiped.
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    /// The body, if its bytes are what was meant: in no content coding, and in no transfer coding but
+    /// `chunked`, which is undone. Of a coding that it does not know, hyper gives the bytes as they
+    /// came.
+    pub fn body(&self) -> Option<&[u8]> {
+        let is = |value: &HeaderValue, coding: &str| {
+            value.as_bytes().eq_ignore_ascii_case(coding.as_bytes())
+        };
+        let mut content = self.headers.get_all(header::CONTENT_ENCODING).iter();
+        let mut transfer = self.headers.get_all(header::TRANSFER_ENCODING).iter();
+        let plain = content.all(|coding| is(coding, "identity"))
+            && transfer.next().is_none_or(|coding| is(coding, "chunked"))
+            && transfer.next().is_none();
+        plain.then_some(&*self.body)
+    }
 }
 
 /// Sends one request and reads the answer.
@@ -200,4 +217,62 @@ fn distrust(error: &std::io::Error) -> FetchError {
         Some(rustls::Error::InvalidCertificate(_)) => Class::Untrusted,
         _ => Class::Unreachable,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// What is read of an answer with these lines, before which nothing says where the body ends.
+    async fn body_of(lines: &str, body: &str) -> Option<Vec<u8>> {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let answer = format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}");
+        let serve = async move {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                theirs.read_buf(&mut asked).await.unwrap();
+            }
+            theirs.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let request = Request::get("/").body(Full::default()).unwrap();
+        let (answer, ()) = tokio::join!(exchange(ours, request), serve);
+        answer.ok().unwrap().body().map(<[u8]>::to_vec)
+    }
+
+    #[tokio::test]
+    async fn a_body_in_a_coding_that_nobody_asked_for_is_none() {
+        let chunks = "2\r\n{}\r\n0\r\n\r\n";
+        for (lines, body) in [
+            ("", "{}"),
+            ("Content-Encoding: identity\r\n", "{}"),
+            ("Transfer-Encoding: chunked\r\n", chunks),
+            ("Transfer-Encoding: Chunked\r\n", chunks),
+        ] {
+            let read = body_of(lines, body).await;
+            assert_eq!(read.as_deref(), Some(&b"{}"[..]), "{lines}");
+        }
+        for (lines, body) in [
+            ("Content-Encoding: gzip\r\n", "{}"),
+            ("Content-Encoding: identity, br\r\n", "{}"),
+            (
+                "Content-Encoding: identity\r\nContent-Encoding: br\r\n",
+                "{}",
+            ),
+            ("Transfer-Encoding: squeezed\r\n", "{}"),
+            ("Transfer-Encoding: identity\r\n", "{}"),
+            ("Transfer-Encoding: squeezed, chunked\r\n", chunks),
+            (
+                "Transfer-Encoding: squeezed\r\nTransfer-Encoding: chunked\r\n",
+                chunks,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                chunks,
+            ),
+        ] {
+            assert_eq!(body_of(lines, body).await, None, "{lines}");
+        }
+    }
 }

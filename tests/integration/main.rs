@@ -17,6 +17,7 @@ mod forced;
 mod json_answers;
 mod many_keys;
 mod matrix;
+mod names;
 mod no_wrong_answer;
 mod operator;
 mod peers;

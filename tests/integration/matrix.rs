@@ -27,7 +27,7 @@ const MODE: &str = "FORETOKEN_MODE";
 const LANES: usize = 28;
 
 /// Of each group the ways that are least alike, and none that asks for minutes.
-const SAMPLE: [&str; 40] = [
+const SAMPLE: [&str; 42] = [
     "status-400",
     "status-404",
     "status-410",
@@ -51,13 +51,15 @@ const SAMPLE: [&str; 40] = [
     "length-twice-differing",
     "chunked",
     "chunked-cut",
+    "coding-unknown",
     "second-answer-later",
     "early-hints",
     "redirect-self",
     "set-cookie",
-    "gzip",
+    "gzip-named",
     "date-5m-ahead",
     "json-truncated",
+    "bad-utf-8",
     "token-twice",
     "trailing-object",
     "extra-members",

@@ -207,6 +207,14 @@ fn body(text: &str) -> FaultKind {
     }
 }
 
+/// The right answer, or one of this status, with one more line in its head.
+fn line(line: &str, status: Option<u16>) -> FaultKind {
+    FaultKind::Header {
+        line: line.to_owned(),
+        status,
+    }
+}
+
 /// Bodies of a 200 that are no token answer.
 const BODIES: [(&str, &str); 6] = [
     ("empty", ""),
@@ -222,6 +230,13 @@ const BODIES: [(&str, &str); 6] = [
 
 fn rows(kind: Kind) -> Vec<Row> {
     let mut rows = statuses(kind);
+    // What it says of its body does not hide what is in the head.
+    rows.push(Row {
+        name: "403 in a coding",
+        fault: line("Content-Encoding: br", Some(403)),
+        class: "denied",
+        status: 403,
+    });
     let mut add = |name, fault, class| {
         rows.push(Row {
             name,
@@ -237,6 +252,14 @@ fn rows(kind: Kind) -> Vec<Row> {
         add(name, edit(&members), class);
     }
     add("a page", FaultKind::Html, "malformed");
+    let beyond = FaultKind::Rewrite {
+        text: "{\"x\":\"{byte 255}\",{members}}".to_owned(),
+        status: 200,
+    };
+    add("beyond UTF-8", beyond, "malformed");
+    for coding in ["Content-Encoding: br", "Transfer-Encoding: squeezed"] {
+        add(coding, line(coding, None), "malformed");
+    }
     add("endless", body(&" ".repeat(300 * 1024)), "too_long");
     let cut = FaultKind::Truncate { send_bytes: 20 };
     add("cut", cut, "unreachable");

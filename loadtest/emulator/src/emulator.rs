@@ -251,7 +251,8 @@ impl Emulator {
         self.world.tls.as_ref().map(|tls| tls.thumbprint.clone())
     }
 
-    /// For kinds that speak TLS: the certificate as PEM, for `localhost` and `127.0.0.1`.
+    /// For kinds that speak TLS: the certificate as PEM, for `localhost`, `127.0.0.1` and
+    /// `login.emulator.test`.
     #[must_use]
     pub fn certificate_pem(&self) -> Option<String> {
         self.world

@@ -12,8 +12,8 @@ use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use tokio_rustls::TlsAcceptor;
 
-/// The names the certificate is for.
-const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+/// The names the certificate is for. The last is for those who answer for it, as DNS does for Entra's.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "login.emulator.test"];
 
 /// What a TLS listener presents, and what a caller may be told to trust.
 pub(crate) struct Tls {

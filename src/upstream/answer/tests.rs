@@ -138,6 +138,22 @@ fn answers_that_do_not_fit_the_question_are_refused_by_class() {
 }
 
 #[test]
+fn a_body_that_is_not_utf_8_is_refused_wherever_that_is() {
+    let body = |x: &[u8]| {
+        let start = b"{\"access_token\":\"t\",\"expires_on\":1086399,\"resource\":\"https://a b&c=d/\xc3\xa9\",\"x\":\"";
+        [start, x, b"\"}"].concat()
+    };
+    let read = |x: &[u8]| bytes_of(&imds(), Identity::System, &body(x)).err();
+    assert_eq!(read("é".as_bytes()), None);
+    // No letter, half of one, one of too many bytes, half of a pair.
+    for x in [&b"\xff\xfe"[..], b"\xc3", b"\xc0\xaf", b"\xed\xa0\x80"] {
+        assert_eq!(read(x), Some(Class::Malformed), "{x:x?}");
+        let told = [b"{\"error\":\"e\",\"x\":\"", x, b"\"}"].concat();
+        assert_eq!(read_detail(&told), None, "{x:x?}");
+    }
+}
+
+#[test]
 fn a_member_that_stands_twice_is_refused() {
     let body = |twice: &str| {
         format!("{{\"access_token\":\"t\",\"expires_on\":1086399,\"other\":1,\"other\":2{twice}}}")

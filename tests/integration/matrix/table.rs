@@ -186,9 +186,7 @@ What the run checks, for each answer and each row:
 
 - every token in a 200 is one that the emulator signed, for the resource and the client that were asked
   for, and not past its end; `expires_on` beside it is its own;
-- where nothing may be kept, no token of such an answer is ever served, then or later, but in three rows
-  in which the token and all that is said of it are right: `coding-unknown`, `gzip-named` and `bad-utf-8`
-  are read with less suspicion than the catalogue has;
+- where nothing may be kept, no token of such an answer is ever served, then or later;
 - where the answer is good, nobody is refused, unless it repeats a token past its end (`unchanged`);
 - no key is refused while its token is good (but where the mode is a wrong `Date`: tokens may end early);
 - errors have the shape of IMDS's, and a 5xx says when to come back;
