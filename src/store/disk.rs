@@ -107,11 +107,15 @@ impl Disk {
         };
         self.folder.sweep(pointer);
         let damage = match Db::open(&self.folder.db_path(pointer.current)) {
-            Ok(db) => {
+            Ok((db, repaired)) => {
                 let scan = db.scan(MAX_RECORDS);
+                let records = scan.records.len();
                 self.admit(scan.records, now, &mut loaded);
                 match scan.cut_short {
                     None => {
+                        if let Some(error) = repaired {
+                            tracing::warn!(%error, records, "store database repaired by removing its snapshots");
+                        }
                         self.db = Some(db);
                         None
                     }
@@ -308,7 +312,7 @@ impl Disk {
 
     fn write_database(&mut self, number: u64) -> Result<Db, Trouble> {
         let path = self.folder.db_path(number);
-        let db = Db::open(&path)?;
+        let (db, _) = Db::open(&path)?;
         let all = self.live.iter();
         let all = all.map(|(name, kept)| (*name, Some(&*kept.sealed)));
         let pointer = Pointer {
