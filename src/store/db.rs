@@ -4,8 +4,9 @@
 //! and that its known damage is repaired before giving up. Measured: `open` panics on most
 //! truncated files; a left-over `snap.*.generating`, a damaged snapshot or a damaged `conf` stops
 //! it, and without these files it opens with every record; after one failed write all later ones fail until it is
-//! opened anew; a scan may stop early with an error. It never returned a wrong value, and if it
-//! did the seal would tell.
+//! opened anew; a scan may stop early with an error; where all bytes of its log are overwritten it
+//! opens, empty and without a word, so a mark in each database tells that from one that is empty.
+//! It never returned a wrong value, and if it did the seal would tell.
 
 use std::fs;
 use std::io;
@@ -17,6 +18,9 @@ use std::time::Duration;
 use super::seal::Fingerprint;
 
 const CACHE_BYTES: u64 = 8 << 20;
+
+/// Stands in every database that was written to. No fingerprint is as short.
+const MARK: &[u8] = b"mark";
 
 /// A process that is just ending may hold sled's own lock a moment longer than ours.
 const LOCK_TRIES: u32 = 10;
@@ -34,6 +38,9 @@ pub enum DbError {
     /// It panicked.
     #[error("the database panicked")]
     Panicked,
+    /// It opens, and nothing that was ever written is in it.
+    #[error("nothing of what it held is left")]
+    Lost,
 }
 
 /// What a scan read before it ended, and why it ended early if it did.
@@ -46,37 +53,47 @@ pub struct Scan {
 
 impl Db {
     /// Opens or makes the database, and repairs it if that takes no more than removing the files
-    /// that it makes again by itself.
+    /// that it makes again by itself; says what was wrong then. What the repair brought back, a
+    /// [`scan`](Self::scan) tells.
     ///
     /// # Errors
     /// The disk, or damage beyond this repair.
-    pub fn open(path: &Path) -> Result<Self, DbError> {
+    pub fn open(path: &Path) -> Result<(Self, Option<DbError>), DbError> {
         remove_files(path, |name| name.ends_with(".generating"));
         let first = match open_patiently(path) {
-            Ok(db) => return Ok(db),
+            Ok(db) => return Ok((db, None)),
             Err(error) => error,
         };
         // `conf` holds the format's parameters, which are the same for every database of ours.
         if remove_files(path, |name| name.starts_with("snap.") || name == "conf") == 0 {
             return Err(first);
         }
-        let db = open_patiently(path)?;
-        tracing::warn!(error = %first, "store database repaired by removing its snapshots");
-        Ok(db)
+        Ok((open_patiently(path)?, Some(first)))
     }
 
-    /// Reads records until the end, an error, or `limit`.
+    /// Reads records until the end, an error, or `limit`. It is an error if not even the mark of a
+    /// database that was written to is there.
     pub fn scan(&self, limit: usize) -> Scan {
         let mut records = Vec::new();
         let ended = guard(|| {
-            for record in self.0.iter().take(limit) {
+            let mut found = 0;
+            for record in self.0.iter() {
                 let (name, sealed) = record?;
-                // A name of another length is none of ours; the next rewrite leaves it behind.
+                found += 1;
+                // A name of another length is the mark, or none of ours; the next rewrite leaves
+                // that behind.
                 if let Ok(name) = <[u8; Fingerprint::BYTES]>::try_from(&*name) {
                     records.push((Fingerprint(name), Box::from(&*sealed)));
                 }
+                if records.len() >= limit {
+                    break;
+                }
             }
-            Ok(())
+            if found == 0 {
+                Err(DbError::Lost)
+            } else {
+                Ok(())
+            }
         });
         Scan {
             records,
@@ -93,6 +110,9 @@ impl Db {
         changes: impl Iterator<Item = (Fingerprint, Option<&'a [u8]>)>,
     ) -> Result<(), DbError> {
         guard(|| {
+            if !self.0.contains_key(MARK)? {
+                self.0.insert(MARK, &[])?;
+            }
             for (name, sealed) in changes {
                 match sealed {
                     Some(sealed) => self.0.insert(name.0, sealed)?,

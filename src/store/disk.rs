@@ -162,7 +162,7 @@ impl Disk {
         };
         let damage = disk.pointer.and_then(|pointer| {
             let opened = Db::open(&disk.folder.db_path(pointer.current));
-            opened.map(|db| disk.db = Some(db)).err()
+            opened.map(|(db, _)| disk.db = Some(db)).err()
         });
         let mut report = disk.report(now);
         report.damage = report.damage.or(damage.map(|error| error.to_string()));
@@ -177,8 +177,9 @@ impl Disk {
         };
         self.folder.sweep(pointer);
         let damage = match Db::open(&self.folder.db_path(pointer.current)) {
-            Ok(db) => {
+            Ok((db, repaired)) => {
                 let scan = db.scan(MAX_RECORDS);
+                let records = scan.records.len();
                 self.admit(scan.records, now, &mut loaded)?;
                 match scan.cut_short {
                     // Nothing under the key before is to stay, not even in the database's log.
@@ -187,6 +188,9 @@ impl Disk {
                         None
                     }
                     None => {
+                        if let Some(error) = repaired {
+                            tracing::warn!(%error, records, "store database repaired by removing its snapshots");
+                        }
                         self.db = Some(db);
                         None
                     }
@@ -533,7 +537,7 @@ impl Disk {
 
     fn write_database(&mut self, number: u64) -> Result<Db, Trouble> {
         let path = self.folder.db_path(number);
-        let db = Db::open(&path)?;
+        let (db, _) = Db::open(&path)?;
         let all = self.live.iter();
         let all = all.map(|(name, kept)| (*name, Some(&*kept.sealed)));
         let pointer = Pointer {

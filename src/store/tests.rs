@@ -458,6 +458,36 @@ fn damage_beyond_repair_is_quarantined_once_and_the_store_starts_empty() {
     assert_eq!(place.restored().len(), 5);
 }
 
+/// A purge leaves an empty database, and so, to the eye, does an overwritten one.
+#[test]
+fn a_database_without_a_byte_of_its_own_is_damaged_and_one_without_a_token_is_not() {
+    for junk in [0x00, 0xa5, 0xff] {
+        for spared in ["", "snap.", "conf"] {
+            let place = Place::new();
+            place.fill(20);
+            for file in files(&place.db(1)) {
+                let name = file.file_name().unwrap().to_string_lossy().into_owned();
+                let length = fs::metadata(&file).unwrap().len();
+                if spared.is_empty() || !name.starts_with(spared) {
+                    fs::write(&file, vec![junk; length.try_into().unwrap()]).unwrap();
+                }
+            }
+            place.fill(5);
+            let said = format!("{junk:#x}, all but {spared:?}");
+            assert!(place.db(1).is_dir() && place.db(2).is_dir(), "{said}");
+            assert_eq!(place.restored().len(), 5, "{said}");
+        }
+    }
+    let place = Place::new();
+    place.fill(5);
+    let store = place.open().store;
+    store.remove_all();
+    assert!(store.close(PATIENCE));
+    place.fill(0);
+    assert!(place.restored().is_empty());
+    assert!(place.db(1).is_dir() && !place.db(2).exists());
+}
+
 /// The usual result is a panic inside the database, in `open` or later.
 #[test]
 fn whatever_is_cut_off_a_long_log_the_store_starts_and_works() {

@@ -365,7 +365,7 @@ fn records_of_an_older_and_a_newer_format_are_counted_dropped_and_in_nobodys_way
     };
     let place = Place::new();
     place.fill(1);
-    let db = super::super::db::Db::open(&place.db(1)).unwrap();
+    let (db, _) = super::super::db::Db::open(&place.db(1)).unwrap();
     for format in ["format_1", "format_3"] {
         let name = bytes(&golden[format]["name"]).try_into().unwrap();
         let sealed = bytes(&golden[format]["sealed"]);

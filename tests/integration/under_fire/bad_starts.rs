@@ -94,7 +94,7 @@ impl Disk {
         match self {
             Fine | Empty => None,
             FileInTheWay | ShortKey | OpenKey => Some("tokens are not being stored"),
-            Garbage => Some("store database repaired by removing its snapshots"),
+            Garbage => Some("stored tokens are damaged, starting a new database"),
             OtherKey | NoKey => Some("stored tokens could not be read and are dropped"),
         }
     }
