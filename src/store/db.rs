@@ -1,7 +1,8 @@
 //! The only file that names sled 0.34.
 //!
-//! Owns one numbered database: fingerprint → sealed bytes. Promises that sled's panics end here
-//! and that its known damage is repaired before giving up. Measured: `open` panics on most
+//! Owns one numbered database: fingerprint → sealed bytes. Promises that sled's panics end here,
+//! that nobody waits for it longer than a deadline (a panic of its own threads can leave a flush
+//! waiting for ever), and that its known damage is repaired before giving up. Measured: `open` panics on most
 //! truncated files; a left-over `snap.*.generating`, a damaged snapshot or a damaged `conf` stops
 //! it, and without these files it opens with every record; after one failed write all later ones fail until it is
 //! opened anew; a scan may stop early with an error; where all bytes of its log are overwritten it
@@ -11,7 +12,10 @@
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +30,16 @@ const MARK: &[u8] = b"mark";
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
+/// A disk that takes 5 s for a flush still keeps what it is given.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Calls that were given up and may never return; each has a thread and a database. With so many
+/// of them no further one is made until one returns.
+const MAX_GIVEN_UP: usize = 4;
+static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// What to write: a record's sealed bytes, or `None` where it goes.
+pub type Change = (Fingerprint, Option<Arc<[u8]>>);
+
 /// An open database.
 pub struct Db(sled::Db);
 
@@ -38,6 +52,12 @@ pub enum DbError {
     /// It panicked.
     #[error("the database panicked")]
     Panicked,
+    /// It took longer than the deadline.
+    #[error("the database did not answer in time")]
+    Stuck,
+    /// The system has no more threads.
+    #[error("no thread for the database: {0}")]
+    NoThread(io::Error),
     /// It opens, and nothing that was ever written is in it.
     #[error("nothing of what it held is left")]
     Lost,
@@ -46,7 +66,7 @@ pub enum DbError {
 /// What a scan read before it ended, and why it ended early if it did.
 pub struct Scan {
     /// The records that were read, in the order of their fingerprints.
-    pub records: Vec<(Fingerprint, Box<[u8]>)>,
+    pub records: Vec<(Fingerprint, Arc<[u8]>)>,
     /// Set if there may be more.
     pub cut_short: Option<DbError>,
 }
@@ -74,65 +94,52 @@ impl Db {
     /// Reads records until the end, an error, or `limit`. It is an error if not even the mark of a
     /// database that was written to is there.
     pub fn scan(&self, limit: usize) -> Scan {
-        let mut records = Vec::new();
-        let ended = guard(|| {
-            let mut found = 0;
-            for record in self.0.iter() {
-                let (name, sealed) = record?;
-                found += 1;
-                // A name of another length is the mark, or none of ours; the next rewrite leaves
-                // that behind.
-                if let Ok(name) = <[u8; Fingerprint::BYTES]>::try_from(&*name) {
-                    records.push((Fingerprint(name), Box::from(&*sealed)));
-                }
-                if records.len() >= limit {
-                    break;
-                }
-            }
-            if found == 0 {
-                Err(DbError::Lost)
-            } else {
-                Ok(())
-            }
+        let db = self.0.clone();
+        let scan = ask(move || {
+            let mut records = Vec::new();
+            let ended = guard(|| read(&db, &mut records, limit));
+            Ok(Scan {
+                records,
+                cut_short: ended.err(),
+            })
         });
-        Scan {
-            records,
-            cut_short: ended.err(),
-        }
+        scan.unwrap_or_else(|error| Scan {
+            records: Vec::new(),
+            cut_short: Some(error),
+        })
     }
 
     /// Writes (or, for `None`, removes) records and returns once they are on disk.
     ///
     /// # Errors
     /// The disk. The database takes no more writes after that: discard it.
-    pub fn write<'a>(
-        &self,
-        changes: impl Iterator<Item = (Fingerprint, Option<&'a [u8]>)>,
-    ) -> Result<(), DbError> {
-        guard(|| {
-            if !self.0.contains_key(MARK)? {
-                self.0.insert(MARK, &[])?;
+    pub fn write(&self, changes: impl Iterator<Item = Change>) -> Result<(), DbError> {
+        let (db, changes) = (self.0.clone(), changes.collect::<Vec<_>>());
+        ask(move || {
+            if !db.contains_key(MARK)? {
+                db.insert(MARK, &[])?;
             }
             for (name, sealed) in changes {
                 match sealed {
-                    Some(sealed) => self.0.insert(name.0, sealed)?,
-                    None => self.0.remove(name.0)?,
+                    Some(sealed) => db.insert(name.0, &*sealed)?,
+                    None => db.remove(name.0)?,
                 };
             }
-            self.0.flush()?;
+            db.flush()?;
             Ok(())
         })
     }
 
     /// The bytes that its files take.
     pub fn size_bytes(&self) -> u64 {
-        guard(|| Ok(self.0.size_on_disk()?)).unwrap_or(0)
+        let db = self.0.clone();
+        ask(move || Ok(db.size_on_disk()?)).unwrap_or(0)
     }
 
     /// Closes the database.
     pub fn close(self) {
         // Dropping flushes and may panic; there is nobody left to tell.
-        let _ = guard(|| {
+        let _ = within(DEADLINE, move || {
             drop(self.0);
             Ok(())
         });
@@ -165,7 +172,8 @@ fn open_patiently(path: &Path) -> Result<Db, DbError> {
 }
 
 fn open_once(path: &Path) -> Result<Db, DbError> {
-    guard(|| {
+    let path = PathBuf::from(path);
+    ask(move || {
         let db = sled::Config::new()
             .path(path)
             .mode(sled::Mode::LowSpace)
@@ -174,6 +182,32 @@ fn open_once(path: &Path) -> Result<Db, DbError> {
             .open()?;
         Ok(Db(db))
     })
+}
+
+/// What is read before an error counts.
+fn read(
+    db: &sled::Db,
+    records: &mut Vec<(Fingerprint, Arc<[u8]>)>,
+    limit: usize,
+) -> Result<(), DbError> {
+    let mut found = 0;
+    for record in db.iter() {
+        let (name, sealed) = record?;
+        found += 1;
+        // A name of another length is the mark, or none of ours; the next rewrite leaves that
+        // behind.
+        if let Ok(name) = <[u8; Fingerprint::BYTES]>::try_from(&*name) {
+            records.push((Fingerprint(name), Arc::from(&*sealed)));
+        }
+        if records.len() >= limit {
+            break;
+        }
+    }
+    if found == 0 {
+        Err(DbError::Lost)
+    } else {
+        Ok(())
+    }
 }
 
 /// sled marks it by this text alone.
@@ -190,6 +224,52 @@ fn remove_files(path: &Path, unwanted: impl Fn(&str) -> bool) -> usize {
         .count()
 }
 
+/// Asks the database something, unless too many calls hang in it already.
+fn ask<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, DbError> + Send + 'static,
+) -> Result<T, DbError> {
+    if GIVEN_UP.load(Ordering::Relaxed) >= MAX_GIVEN_UP {
+        return Err(DbError::Stuck);
+    }
+    within(DEADLINE, call)
+}
+
+/// Runs a call on a thread of its own, and gives up waiting for it after the deadline.
+fn within<T: Send + 'static>(
+    deadline: Duration,
+    call: impl FnOnce() -> Result<T, DbError> + Send + 'static,
+) -> Result<T, DbError> {
+    let (sender, result) = sync_channel(1);
+    // Whichever of the two comes second finds what the first has left.
+    let (over, given_up) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let ends = (Arc::clone(&over), Arc::clone(&given_up));
+    let thread = thread::Builder::new().name("store-db".into());
+    let spawned = thread.spawn(move || {
+        let _ = sender.send(guard(call));
+        let (over, given_up) = ends;
+        over.store(true, Ordering::SeqCst);
+        if given_up.swap(false, Ordering::SeqCst) {
+            GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
+        }
+    });
+    spawned.map_err(DbError::NoThread)?;
+    match result.recv_timeout(deadline) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Disconnected) => Err(DbError::Panicked),
+        Err(RecvTimeoutError::Timeout) => {
+            GIVEN_UP.fetch_add(1, Ordering::Relaxed);
+            given_up.store(true, Ordering::SeqCst);
+            if over.load(Ordering::SeqCst) && given_up.swap(false, Ordering::SeqCst) {
+                GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
+            }
+            Err(DbError::Stuck)
+        }
+    }
+}
+
 /// The database is discarded after a panic, so what a panic left half done is not seen.
 fn guard<T>(f: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(DbError::Panicked))
@@ -198,6 +278,31 @@ fn guard<T>(f: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_hangs_is_given_up_and_a_late_end_counts_for_the_next_one() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let hang = within::<()>(Duration::from_millis(20), move || {
+            let _ = wait.recv();
+            Ok(())
+        });
+        assert!(matches!(hang, Err(DbError::Stuck)));
+        assert!(GIVEN_UP.load(Ordering::SeqCst) > 0);
+        drop(go);
+        for _ in 0..1000 {
+            if GIVEN_UP.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it stays counted");
+    }
+
+    #[test]
+    fn a_panic_on_the_threads_own_is_an_error_of_the_call() {
+        let result = within::<()>(DEADLINE, || panic!("as sled does"));
+        assert!(matches!(result, Err(DbError::Panicked)));
+    }
 
     #[test]
     fn a_panic_of_the_database_becomes_an_error() {

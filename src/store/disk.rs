@@ -62,13 +62,13 @@ struct Kept {
     last_used: UnixMs,
     /// It cannot be opened now, and perhaps by another user of this machine.
     is_locked: bool,
-    sealed: Box<[u8]>,
+    sealed: Arc<[u8]>,
 }
 
 impl Kept {
     /// Its end is not known: it is kept as long as one that has just ended, since whatever is
     /// served later takes its place.
-    fn locked(sealed: Box<[u8]>, now: UnixMs) -> Self {
+    fn locked(sealed: Arc<[u8]>, now: UnixMs) -> Self {
         Self {
             generation: UNCLAIMED,
             expires_at: now,
@@ -215,7 +215,7 @@ impl Disk {
 
     fn admit(
         &mut self,
-        mut records: Vec<(Fingerprint, Box<[u8]>)>,
+        mut records: Vec<(Fingerprint, Arc<[u8]>)>,
         now: UnixMs,
         loaded: &mut Loaded,
     ) -> Result<(), SealError> {
@@ -286,7 +286,7 @@ impl Disk {
         &mut self,
         found: &Found,
         now: UnixMs,
-    ) -> Result<(Fingerprint, Box<[u8]>), SealError> {
+    ) -> Result<(Fingerprint, Arc<[u8]>), SealError> {
         let Decoded {
             key,
             token,
@@ -300,7 +300,7 @@ impl Disk {
             last_used: *last_used,
         };
         let sealed = self.sealer.seal(name, found.generation, &record, now)?;
-        Ok((name, sealed))
+        Ok((name, sealed.into()))
     }
 
     /// Makes a new key and seals everything under it; the next [`save`](Self::save) writes all of
@@ -446,7 +446,7 @@ impl Disk {
             expires_at: put.token.lifetime.expires_at(),
             last_used: put.last_used,
             is_locked: false,
-            sealed: self.sealer.seal(name, put.generation, &record, now)?,
+            sealed: self.sealer.seal(name, put.generation, &record, now)?.into(),
         };
         if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
             self.make_room();
@@ -499,7 +499,7 @@ impl Disk {
         if !self.dirty.is_empty() {
             let changes = self.dirty.iter().map(|name| {
                 let kept = self.live.get(name);
-                (*name, kept.map(|kept| &*kept.sealed))
+                (*name, kept.map(|kept| Arc::clone(&kept.sealed)))
             });
             if let Err(error) = db.write(changes) {
                 db.discard();
@@ -539,7 +539,7 @@ impl Disk {
         let path = self.folder.db_path(number);
         let (db, _) = Db::open(&path)?;
         let all = self.live.iter();
-        let all = all.map(|(name, kept)| (*name, Some(&*kept.sealed)));
+        let all = all.map(|(name, kept)| (*name, Some(Arc::clone(&kept.sealed))));
         let pointer = Pointer {
             current: number,
             quarantine: self.pointer.and_then(|pointer| pointer.quarantine),

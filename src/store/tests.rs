@@ -485,7 +485,7 @@ fn a_database_without_a_byte_of_its_own_is_damaged_and_one_without_a_token_is_no
     assert!(store.close(PATIENCE));
     place.fill(0);
     assert!(place.restored().is_empty());
-    assert!(place.db(1).is_dir() && !place.db(2).exists());
+    assert!(place.db(2).is_dir() && !place.db(3).exists());
 }
 
 /// The usual result is a panic inside the database, in `open` or later.

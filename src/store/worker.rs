@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::disk::{Disk, Loaded, Trouble};
 use super::folder::FolderError;
@@ -20,6 +20,9 @@ use crate::clock::{Clock, UnixMs};
 
 /// Changes are gathered this long before the next flush.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// A disk that takes so long for one turn is told as one that does not answer. Longer than a
+/// database may take: that has reasons of its own to tell.
+const STUCK_AFTER: Duration = Duration::from_secs(15);
 /// The pause after the first failure; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// And stays below the 30 s within which a store recovers once its disk does.
@@ -49,6 +52,8 @@ struct State {
     /// Changes queued so far, and how many of them are on disk.
     queued: u64,
     written: u64,
+    /// When the thread began what it is at.
+    busy_since: Option<Instant>,
 }
 
 /// Starts the thread and waits at most `patience` for it to load what is stored.
@@ -69,6 +74,7 @@ pub fn start(
             late: false,
             queued: 0,
             written: 0,
+            busy_since: None,
         }),
         changed: Condvar::new(),
     });
@@ -165,6 +171,10 @@ impl Handle {
     }
 
     pub fn health(&self) -> Health {
+        let busy_since = self.0.lock().busy_since;
+        if busy_since.is_some_and(|since| since.elapsed() > STUCK_AFTER) {
+            self.0.degrade("the disk does not answer");
+        }
         self.0.lock().health.clone()
     }
 
@@ -312,7 +322,10 @@ impl Worker {
     }
 
     fn turn(&mut self) {
-        match self.try_turn() {
+        self.shared.lock().busy_since = Some(Instant::now());
+        let turned = self.try_turn();
+        self.shared.lock().busy_since = None;
+        match turned {
             Ok(()) => {
                 self.failures = 0;
                 self.shared.recover();

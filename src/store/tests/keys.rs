@@ -370,7 +370,7 @@ fn records_of_an_older_and_a_newer_format_are_counted_dropped_and_in_nobodys_way
         let name = bytes(&golden[format]["name"]).try_into().unwrap();
         let sealed = bytes(&golden[format]["sealed"]);
         let name = super::super::seal::Fingerprint(name);
-        db.write([(name, Some(&*sealed))].into_iter()).unwrap();
+        db.write([(name, Some(sealed.into()))].into_iter()).unwrap();
     }
     db.close();
     let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
