@@ -25,5 +25,6 @@ mod recordings;
 mod restart;
 mod single_flight;
 mod sources;
+mod supervised;
 mod under_fire;
 mod virtual_time;
