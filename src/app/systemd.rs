@@ -61,7 +61,8 @@ fn tell(news: &[NotifyState<'_>]) {
     }
 }
 
-/// When to beat. A thread that hangs for less than half of the limit goes unnoticed.
+/// When to beat. A thread that hangs ends the process one limit to one and a half after it stopped
+/// turning; for less than a limit it may hang.
 struct Watchdog {
     pulses: Pulses,
     /// Looks from one beat to the next: half of the limit, as `sd_watchdog_enabled(3)` asks.
