@@ -25,7 +25,7 @@ const ROOMS: [(&str, u8); 16] = [
 ];
 
 /// Where each package may be named; the first place is the one that must.
-const PACKAGES: [(&str, &[&str]); 10] = [
+const PACKAGES: [(&str, &[&str]); 11] = [
     (
         "tokio",
         &[
@@ -70,6 +70,7 @@ const PACKAGES: [(&str, &[&str]); 10] = [
         ],
     ),
     ("metrics", &["telemetry/metrics.rs"]),
+    ("sd_notify", &["app/systemd.rs"]),
 ];
 
 struct Source {
@@ -204,7 +205,7 @@ fn named_packages_are_direct_dependencies_used_by_the_room_that_owns_them() {
     let manifest = read("Cargo.toml");
     let sources = sources();
     for (package, places) in PACKAGES {
-        let line = format!("\n{package} = ");
+        let line = format!("\n{} = ", package.replace('_', "-"));
         assert!(
             manifest.contains(&line),
             "{package} is no direct dependency"

@@ -7,9 +7,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::App;
+use super::systemd::{Supervisor, stopping};
 
 /// How often the process looks after its threads.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,8 @@ impl Signals {
         })
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops cleanly. `each_second` is called in between.
+    /// Tells the supervisor that tokens are served, and runs until SIGTERM or SIGINT; then stops
+    /// cleanly. `each_second` is called in between.
     pub fn run(self, app: App, mut each_second: impl AsyncFnMut(&App)) -> Ended {
         let Self {
             runtime,
@@ -61,6 +63,7 @@ impl Signals {
             mut interrupt,
             mut hangup,
         } = self;
+        let mut supervisor = Supervisor::serving(&app);
         let ended = runtime.block_on(async {
             let mut look = tokio::time::interval(LOOK);
             loop {
@@ -74,11 +77,13 @@ impl Signals {
                         if app.is_broken() {
                             break Ended::Broken;
                         }
+                        supervisor.look();
                         each_second(&app).await;
                     }
                 }
             }
         });
+        stopping();
         app.stop();
         ended
     }

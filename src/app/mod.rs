@@ -2,10 +2,12 @@
 //!
 //! Owns every long-lived thread. Promises: admin answers first; token sockets are bound early, so
 //! that a taken port is said at once, and opened only when tokens of an earlier start are in
-//! memory; readiness never depends on the upstream; a stop breaks no answer.
+//! memory; readiness never depends on the upstream; a stop breaks no answer; a supervisor that
+//! watches hears nothing from a process in which a thread hangs.
 
 mod hardening;
 mod lifecycle;
+mod systemd;
 mod wiring;
 
 pub use hardening::{harden, max_connections};

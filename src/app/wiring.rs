@@ -14,6 +14,7 @@ use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Par
 use crate::store::machine::Machine;
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pulse::Pulses;
 use crate::upstream::{self, TokenSource};
 
 /// How long connections may take to finish what they are at.
@@ -212,6 +213,13 @@ impl App {
             .filter_map(|key| key.next_call_at)
             .min()?;
         Some(next.since(self.clock.now()) / 1000)
+    }
+
+    /// The pulses of the threads without which no token is served or renewed.
+    #[must_use]
+    pub fn pulses(&self) -> Pulses {
+        let workers = self.running.pulses().iter().cloned();
+        Pulses::new(workers.chain([self.driver.pulse()]))
     }
 
     /// Whether a thread has ended that must not.

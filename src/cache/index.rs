@@ -232,8 +232,9 @@ impl Cache {
 
 #[cfg(all(test, not(feature = "loom")))]
 impl Cache {
-    /// Holds the only key's shard, to show what does not take it.
-    pub(super) fn hold(&self) -> impl Sized + '_ {
+    /// Holds the only key's shard, to show what does not take it, and what is made of a thread
+    /// that does.
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
         self.slots.iter_mut().next()
     }
 }

@@ -14,6 +14,7 @@ use super::writer::{Status, Work, Writer};
 use crate::cache::{KeyId, Leader, PurgeTicket, Slot};
 use crate::clock::{Clock, UnixMs};
 use crate::store::Restored;
+use crate::telemetry::pulse::Pulse;
 use crate::token::{AccessToken, TokenKey};
 use crate::upstream::{Class, FetchError, TokenSource};
 
@@ -144,6 +145,7 @@ impl Handle {
 pub struct Driver {
     handle: Handle,
     thread: JoinHandle<()>,
+    pulse: Pulse,
 }
 
 impl Driver {
@@ -169,16 +171,19 @@ impl Driver {
         let seen = clock.observe();
         let mut work = writer.restore_seen(&seen, restored);
         writer.survey(seen.now, &mut work);
+        let pulse = Pulse::new("refresh");
+        let turns = pulse.clone();
         let thread = std::thread::Builder::new()
             .name("refresh".into())
             .spawn(move || {
-                runtime.block_on(run(writer, source, clock, inbox, work));
+                runtime.block_on(run(writer, source, clock, inbox, work, turns));
                 // A look-up of a name, or a file on a disk that hangs, does not hold up the end.
                 runtime.shutdown_background();
             })?;
         Ok(Self {
             handle: Handle(sender),
             thread,
+            pulse,
         })
     }
 
@@ -186,6 +191,12 @@ impl Driver {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Beats as often as the thread looks at what has happened, which is at least once a second.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Whether the thread has ended, which it does by itself only after a panic.
@@ -209,11 +220,13 @@ async fn run<S: TokenSource>(
     clock: Clock,
     mut inbox: mpsc::UnboundedReceiver<Message>,
     mut work: Work,
+    pulse: Pulse,
 ) {
     let mut calls: JoinSet<Result<AccessToken, FetchError>> = JoinSet::new();
     let mut names: HashMap<Id, KeyId> = HashMap::new();
     let mut wishes: Vec<Wish> = Vec::new();
     loop {
+        pulse.beat();
         for job in work.jobs.drain(..) {
             let task = calls.spawn(source.fetch(job.ask));
             names.insert(task.id(), job.id);

@@ -25,6 +25,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::refresh::Handle;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pulse::Pulse;
 
 /// Connections of one worker, if there are descriptors for them. Beyond it, new ones wait in the
 /// kernel's queue.
@@ -59,6 +60,7 @@ pub struct Parts {
 /// The running front.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
+    pulses: Vec<Pulse>,
     draining: watch::Sender<bool>,
 }
 
@@ -156,21 +158,30 @@ impl Running {
         let (draining, drain) = watch::channel(false);
         let workers = doors.0.len().max(1);
         let max = (parts.max_connections / workers).clamp(1, MAX_CONNECTIONS);
-        let threads = doors.0.into_iter().enumerate().map(|(number, doors)| {
-            let (parts, drain) = (parts.clone(), drain.clone());
+        let names = (0..doors.0.len()).map(|number| format!("serve-{number}"));
+        let pulses: Vec<_> = names.map(|name| Pulse::new(&name)).collect();
+        let threads = doors.0.into_iter().zip(&pulses).map(|(doors, pulse)| {
+            let (parts, drain, pulse) = (parts.clone(), drain.clone(), pulse.clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             std::thread::Builder::new()
-                .name(format!("serve-{number}"))
+                .name(pulse.name().into())
                 .spawn(move || {
-                    LocalSet::new().block_on(&runtime, run(doors, &parts, max, drain));
+                    LocalSet::new().block_on(&runtime, run(doors, &parts, max, drain, &pulse));
                 })
         });
         Ok(Self {
             threads: threads.collect::<io::Result<_>>()?,
+            pulses,
             draining,
         })
+    }
+
+    /// Each beats once a second, while its worker serves.
+    #[must_use]
+    pub fn pulses(&self) -> &[Pulse] {
+        &self.pulses
     }
 
     /// Stops accepting and lets connections finish what they are at.
@@ -191,7 +202,13 @@ impl Running {
     }
 }
 
-async fn run(doors: Vec<Door>, parts: &Parts, max: usize, drain: watch::Receiver<bool>) {
+async fn run(
+    doors: Vec<Door>,
+    parts: &Parts,
+    max: usize,
+    drain: watch::Receiver<bool>,
+    pulse: &Pulse,
+) {
     let worker = Rc::new(RefCell::new(Worker::new(
         Arc::clone(&parts.cache),
         Arc::clone(&parts.live),
@@ -223,6 +240,7 @@ async fn run(doors: Vec<Door>, parts: &Parts, max: usize, drain: watch::Receiver
     loop {
         tokio::select! {
             _ = tick.tick() => {
+                pulse.beat();
                 worker.borrow_mut().tick();
                 for keys in &keys {
                     let (keys, now) = (Arc::clone(keys), parts.clock.now());
@@ -406,4 +424,129 @@ async fn pause(error: &io::Error, trouble: &mut bool) {
         tracing::warn!(%error, "accept failed");
     }
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::authz::Policy;
+    use crate::protocol::Dialect;
+    use crate::refresh::{self, Driver, Writer};
+    use crate::server::Address;
+    use crate::store::Store;
+    use crate::telemetry::pulse::Pulses;
+    use crate::token::AccessToken;
+    use crate::upstream::{Ask, Class, FetchError, TokenSource};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Failing;
+
+    impl TokenSource for Failing {
+        fn fetch(
+            &self,
+            _: Ask,
+        ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
+            std::future::ready(Err(FetchError::of(Class::Denied)))
+        }
+    }
+
+    fn start(cache: &Arc<Cache>) -> (Running, Driver, SocketAddr) {
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let limits = refresh::Settings {
+            max_in_flight: 4,
+            max_per_second: 100,
+            ..refresh::Settings::default()
+        };
+        let writer = Writer::new(
+            limits,
+            "imds",
+            Arc::clone(cache),
+            Store::off(),
+            metrics.clone(),
+        );
+        let driver = Driver::start(writer, Failing, clock.clone(), vec![]).unwrap();
+        let listener = Listener {
+            address: Address::Tcp("127.0.0.1:0".parse().unwrap()),
+            dialects: vec![Dialect::Imds],
+            expires_on_2017: ExpiresOn::Epoch,
+            without_metadata: false,
+            tls: None,
+            arc: None,
+            optional: false,
+        };
+        let bound = Bound::bind(&listener, 2).unwrap().unwrap();
+        let Address::Tcp(address) = bound.address() else {
+            panic!("a TCP listener");
+        };
+        let parts = Parts {
+            cache: Arc::clone(cache),
+            live: Arc::new(Live {
+                policy: Policy::default(),
+                upstream: "imds".into(),
+            }),
+            refresh: driver.handle(),
+            metrics,
+            clock,
+            max_connections: 100,
+        };
+        let running = Running::start(Doors::open(vec![bound], 2).unwrap(), &parts).unwrap();
+        (running, driver, address)
+    }
+
+    /// Asks for a token, and reads what comes in answer once it is wanted.
+    fn ask(address: SocketAddr, query: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let target = format!("/metadata/identity/oauth2/token?{query}");
+        let head = "Host: 127.0.0.1\r\nMetadata: true\r\nConnection: close\r\n";
+        write!(stream, "GET {target} HTTP/1.1\r\n{head}\r\n").unwrap();
+        stream
+    }
+
+    fn answer(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Looks now and then, with time for each to turn in between, until a look finds what is wanted.
+    fn until(pulses: &mut Pulses, wanted: impl Fn(&[&str]) -> bool) -> Vec<String> {
+        for _ in 0..10 {
+            std::thread::sleep(2 * TICK);
+            let hanging = pulses.hanging();
+            if wanted(&hanging) {
+                return hanging.into_iter().map(Into::into).collect();
+            }
+        }
+        panic!("looked in vain: {:?}", pulses.hanging());
+    }
+
+    #[test]
+    fn a_worker_that_hangs_has_no_pulse_and_the_others_have() {
+        let cache = Arc::new(Cache::new());
+        let (running, driver, address) = start(&cache);
+        let refusal = answer(ask(address, "api-version=2018-02-01&resource=r"));
+        assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+        assert_eq!(cache.len(), 1);
+        let mut pulses = Pulses::new(running.pulses().iter().cloned());
+        until(&mut pulses, |hanging| hanging.is_empty());
+        until(&mut pulses, |hanging| hanging.is_empty());
+
+        // Whoever looks for the key now waits for its shard, and with it the whole thread. The
+        // target is spelled so that no worker remembers it.
+        let shard = cache.hold();
+        let hanging = ask(address, "resource=r&api-version=2018-02-01");
+        let name = until(&mut pulses, |hanging| hanging.len() == 1);
+        std::thread::sleep(2 * TICK);
+        assert_eq!(pulses.hanging(), name, "the other one turns");
+        drop(shard);
+        assert!(answer(hanging).starts_with("HTTP/1.1 503 "));
+        until(&mut pulses, |hanging| hanging.is_empty());
+        running.drain();
+        driver.stop();
+    }
 }

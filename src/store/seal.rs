@@ -11,6 +11,7 @@
 //! differ by as much as the kernel reseeds its random generator.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest;
@@ -229,9 +230,9 @@ impl Opener {
         &mut self,
         sealer: &Sealer,
         fingerprint: Fingerprint,
-        sealed: &[u8],
+        bytes: &[u8],
     ) -> Result<Found, Unreadable> {
-        let (header, rest) = Header::read(sealed)?;
+        let (header, rest) = Header::read(bytes)?;
         let master = sealer.keys.find(header.key).ok_or(Unreadable::Master)?;
         let key = self.key(master, &header, &sealer.machine)?;
         let mut buffer = Zeroizing::new(rest.to_vec());
@@ -254,15 +255,17 @@ impl Opener {
         machine: &Machine,
     ) -> Result<&LessSafeKey, Unreadable> {
         let place = (header.key, header.binding, header.salt);
-        if !self.0.contains_key(&place) {
-            let fact = machine.fact(header.binding);
-            if *fact == Fact::Forbidden {
-                return Err(Unreadable::Binding);
+        Ok(match self.0.entry(place) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let fact = machine.fact(header.binding);
+                if *fact == Fact::Forbidden {
+                    return Err(Unreadable::Binding);
+                }
+                let key = sealing_key(master, &header.salt, header.binding, fact);
+                place.insert(key.map_err(|_| Unreadable::Seal)?)
             }
-            let key = sealing_key(master, &header.salt, header.binding, fact);
-            self.0.insert(place, key.map_err(|_| Unreadable::Seal)?);
-        }
-        self.0.get(&place).ok_or(Unreadable::Seal)
+        })
     }
 }
 

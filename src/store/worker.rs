@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::{Disk, Loaded, Trouble};
 use super::folder::FolderError;
@@ -16,13 +16,13 @@ use super::machine::Machine;
 use super::queue::Queue;
 use super::report::KeyFacts;
 use super::{Health, OpenError, Settings, Unanswered};
-use crate::clock::{Clock, UnixMs};
+use crate::clock::{Boot, Clock, UnixMs};
 
 /// Changes are gathered this long before the next flush.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// A disk that takes so long for one turn is told as one that does not answer. Longer than a
 /// database may take: that has reasons of its own to tell.
-const STUCK_AFTER: Duration = Duration::from_secs(15);
+const STUCK_AFTER_MS: u64 = 15_000;
 /// The pause after the first failure; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// And stays below the 30 s within which a store recovers once its disk does.
@@ -32,6 +32,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(20);
 pub struct Handle(Arc<Shared>);
 
 struct Shared {
+    clock: Clock,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -53,7 +54,7 @@ struct State {
     queued: u64,
     written: u64,
     /// When the thread began what it is at.
-    busy_since: Option<Instant>,
+    busy_since: Option<Boot>,
 }
 
 /// Starts the thread and waits at most `patience` for it to load what is stored.
@@ -64,6 +65,7 @@ pub fn start(
     patience: Duration,
 ) -> Result<(Handle, Loaded), OpenError> {
     let shared = Arc::new(Shared {
+        clock: clock.clone(),
         state: Mutex::new(State {
             queue: Queue::default(),
             questions: Vec::new(),
@@ -172,7 +174,7 @@ impl Handle {
 
     pub fn health(&self) -> Health {
         let busy_since = self.0.lock().busy_since;
-        if busy_since.is_some_and(|since| since.elapsed() > STUCK_AFTER) {
+        if busy_since.is_some_and(|since| self.0.clock.boot().0 > since.0 + STUCK_AFTER_MS) {
             self.0.degrade("the disk does not answer");
         }
         self.0.lock().health.clone()
@@ -322,7 +324,7 @@ impl Worker {
     }
 
     fn turn(&mut self) {
-        self.shared.lock().busy_since = Some(Instant::now());
+        self.shared.lock().busy_since = Some(self.clock.boot());
         let turned = self.try_turn();
         self.shared.lock().busy_since = None;
         match turned {

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::process;
+
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 13] = [
+pub const NAMES: [(&str, &str); 16] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -59,6 +61,9 @@ pub const NAMES: [(&str, &str); 13] = [
         "1 while sealed tokens cannot be kept on disk.",
     ),
     ("foretoken_ready", "1 once tokens are served."),
+    process::NAMES[0],
+    process::NAMES[1],
+    process::NAMES[2],
 ];
 
 /// How a token request ended for the cache. Every request has exactly one outcome.
@@ -305,6 +310,12 @@ impl Metrics {
         for outcome in Outcome::ALL {
             self.0.requests[outcome as usize].absolute(self.requests(outcome));
         }
+        for ((name, _), value) in process::NAMES.into_iter().zip(process::now()) {
+            let value = value.and_then(|value| usize::try_from(value).ok());
+            if let Some(value) = value {
+                gauge(&self.0.recorder, name).set(as_gauge(value));
+            }
+        }
         self.0.handle.render()
     }
 
@@ -338,7 +349,7 @@ fn metadata() -> Metadata<'static> {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "counts of calls and keys stay far below 2^52"
+    reason = "counts, and bytes of memory, stay far below 2^52"
 )]
 fn as_gauge(value: usize) -> f64 {
     value as f64

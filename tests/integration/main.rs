@@ -27,5 +27,6 @@ mod restart;
 mod single_flight;
 mod sources;
 mod store;
+mod supervised;
 mod under_fire;
 mod virtual_time;

@@ -319,8 +319,8 @@ mod golden {
             "format_2_machine_id",
             "format_2_product_uuid",
         ] {
-            let (name, sealed) = record(&golden, name);
-            let found = open(&sealer, name, &sealed).unwrap();
+            let (name, bytes) = record(&golden, name);
+            let found = open(&sealer, name, &bytes).unwrap();
             assert_eq!(found.generation, golden["generation"].as_u64().unwrap());
             let Decoded {
                 key,
@@ -368,8 +368,8 @@ mod golden {
                 last_used: found.record.last_used,
             };
             assert_eq!(sealer.fingerprint(&canonical), name);
-            let sealed = sealer.seal(name, found.generation, &record, NOW).unwrap();
-            assert_eq!(*sealed, *expected);
+            let ours = sealer.seal(name, found.generation, &record, NOW).unwrap();
+            assert_eq!(*ours, *expected);
         }
     }
 
@@ -378,8 +378,8 @@ mod golden {
         let golden = golden();
         let sealer = sealer_for(&golden, machine_of(&golden));
         for name in ["format_1", "format_3"] {
-            let (name, sealed) = record(&golden, name);
-            assert_eq!(open(&sealer, name, &sealed).err(), Some(Unreadable::Format));
+            let (name, bytes) = record(&golden, name);
+            assert_eq!(open(&sealer, name, &bytes).err(), Some(Unreadable::Format));
         }
     }
 }
