@@ -76,15 +76,16 @@ impl Row {
     }
 }
 
-/// How long a mode asks clients to stay away, as far as that is believed.
+/// How long a mode asks clients to stay away, as far as that is believed, in a rehearsal.
 pub fn asked_ms(mode: &Mode) -> i64 {
     let name = mode.name();
-    match () {
+    let asked_ms = match () {
         () if name == "status-410-after-absurd" => 70_000,
         () if name.ends_with("-after-absurd") => 120_000,
         () if name.ends_with("-after-seconds") || name.ends_with("-after-date") => 7000,
         () => 0,
-    }
+    };
+    asked_ms / SCALE
 }
 
 /// Whether a mode changes what time it seems to be.
