@@ -262,7 +262,8 @@ fn begin(mode: &Mode, emulator: &Emulator, callers: &mut [Caller<'_>; 3]) -> Beg
     let renewal_ms = warm.back_ms.midpoint(warm_end_ms) + 300;
     sleep_until(last.exp_s * 1000 - LAST_LEFT_MS);
     if moves_clock(mode) {
-        // One that is repeated would end too soon by the other time.
+        // One that is repeated would end too soon by the other time, and so would a short one.
+        emulator.set_lifetime_s(lives_s(mode).0);
         emulator.forget_tokens();
     }
     emulator.reset_counts();
