@@ -169,9 +169,10 @@ impl Breaker {
                 Class::Updating => UPDATING_STEP_MS / self.scale,
                 _ => between(longest / 2, longest, jitter),
             };
-            let wait = self.wait_ms.max(asked_ms(error));
+            let asked = asked_ms(error) / self.scale;
+            let wait = self.wait_ms.max(asked);
             // As long as few have failed, it may be their own fault.
-            let few = keys < MAX_SUSPECTS && asked_ms(error) == 0;
+            let few = keys < MAX_SUSPECTS && asked == 0;
             self.state = State::Open {
                 probe_at: now.plus(wait),
                 well_at: now.plus(if few { first } else { wait }),
@@ -438,6 +439,13 @@ mod tests {
             breaker.trouble(UnixMs(0), 1, KeyName(1), &error, 0.9);
         }
         assert_eq!(breaker.probe_at(), Some(UnixMs(100)));
+        let error = FetchError {
+            retry_after: Some(Duration::from_mins(2)),
+            ..FetchError::of(Class::ServerError)
+        };
+        breaker.started(1);
+        breaker.trouble(UnixMs(100), 1, KeyName(1), &error, 0.9);
+        assert_eq!(breaker.probe_at(), Some(UnixMs(1300)));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Budget {
             self.throttled = Some(((self.rate(now) / 2).max(1), now));
         }
         let pause = between(self.pause_ms, self.pause_ms + self.pause_ms / 4, jitter);
-        let until = now.plus(pause.max(asked_ms));
+        let until = now.plus(pause.max(asked_ms / self.scale));
         self.paused_until = self.paused_until.max(until);
     }
 
@@ -265,6 +265,9 @@ mod tests {
             budget.throttled(now, 0, 0.0);
         }
         assert_eq!(budget.paused_until().since(now), 300);
+        let now = budget.paused_until();
+        budget.throttled(now, 60_000, 0.0);
+        assert_eq!(budget.paused_until().since(now), 600);
     }
 
     proptest! {

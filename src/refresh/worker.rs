@@ -30,8 +30,8 @@ pub struct Settings {
     /// Keys without a token whose refusal is remembered, so that a flood of wrong questions costs
     /// no memory: the oldest is forgotten first.
     pub max_negatives: usize,
-    /// By what the breaker's waits, pauses after a 429 and the time that refusals stand are
-    /// divided, for rehearsals; 1 in production.
+    /// By what the breaker's waits, pauses after a 429, what the upstream asks to wait and the time
+    /// that refusals stand are divided, for rehearsals; 1 in production.
     pub time_scale: u64,
     /// By which it decides.
     pub rules: Rules,
@@ -542,7 +542,7 @@ impl Worker {
         }
     }
 
-    fn failed(&mut self, now: UnixMs, id: KeyId, error: FetchError) {
+    fn failed(&mut self, now: UnixMs, id: KeyId, mut error: FetchError) {
         if !self.land(id) {
             return;
         }
@@ -552,6 +552,9 @@ impl Worker {
         };
         key.last = LastResult::Failed(error.class);
         let stands = (rules.negative_ms)(&error, jitter).min(MAX_NEGATIVE_MS) / scale;
+        // Callers are told the wait that is kept.
+        let asked = error.retry_after.map(|_| asked_ms(&error) / scale);
+        error.retry_after = asked.map(Duration::from_millis);
         let Some(lifetime) = key.lifetime else {
             // It has no token to lose. Whoever asks within the next seconds is told the same.
             let until = now.plus(stands);

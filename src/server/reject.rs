@@ -1,6 +1,7 @@
 //! Every refusal, and what the caller sees of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::head::BadHead;
 use crate::authz::Denial;
@@ -235,7 +236,9 @@ fn of_trespass(trespass: Trespass) -> Verdict {
 
 /// The upstream's own 4xx as it was; a truthful 503 for everything that is not the caller's doing.
 fn of_upstream(error: &FetchError) -> Verdict {
-    let asked = error.retry_after.map(|wait| wait.as_secs());
+    // Not a second too early.
+    let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let asked = error.retry_after.map(whole);
     let theirs = matches!(
         error.class,
         Class::Denied | Class::NotFound | Class::Throttled | Class::Updating | Class::Unsupported
@@ -265,8 +268,6 @@ fn of_upstream(error: &FetchError) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn upstream(class: Class, status: Option<u16>, wait_s: Option<u64>) -> Rejection {
@@ -301,6 +302,13 @@ mod tests {
         );
         let throttled = upstream(Class::Throttled, Some(429), Some(7));
         assert_eq!((throttled.status, throttled.retry_after_s), (429, Some(7)));
+        let soon = Arc::new(FetchError {
+            status: Some(429),
+            retry_after: Some(Duration::from_millis(700)),
+            ..FetchError::of(Class::Throttled)
+        });
+        let soon = Refusal::Upstream(soon).render(Dialect::Imds, 0);
+        assert_eq!(soon.retry_after_s, Some(1), "not a second too early");
         assert_eq!(upstream(Class::NotFound, Some(404), None).status, 404);
     }
 

@@ -649,6 +649,29 @@ fn a_pause_that_the_probe_is_asked_for_is_told_to_callers() {
 }
 
 #[test]
+fn a_rehearsal_divides_what_the_upstream_asks_of_one_key() {
+    let asks = [
+        (Class::ServerError, 1, 120_000),
+        (Class::ServerError, 10, 12_000),
+        (Class::Updating, 1, 70_000),
+        (Class::Updating, 2, 35_000),
+    ];
+    for (class, time_scale, waits_ms) in asks {
+        let mut worker = Worker::new(Settings {
+            time_scale,
+            ..Settings::default()
+        });
+        demand(&mut worker, START, 1);
+        fetched(&mut worker, START, 1);
+        worker.step(START, Event::Renew(1));
+        let failed = Event::Failed(1, error(class, Some(120)));
+        worker.step(START, failed);
+        let (due, _) = worker.plan(1).expect("a key");
+        assert_eq!(due, Some(START.plus(waits_ms)), "{class:?} {time_scale}");
+    }
+}
+
+#[test]
 fn a_decision_about_the_clock_does_not_take_its_urgency_from_a_key_in_line() {
     // 1 is due and waits behind callers, who never end; the clock is put right meanwhile.
     let mut worker = stocked([(1, 0)]);

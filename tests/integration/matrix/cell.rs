@@ -72,15 +72,16 @@ impl Row {
     }
 }
 
-/// How long a mode asks clients to stay away, as far as that is believed.
+/// How long a mode asks clients to stay away, as far as that is believed, in a rehearsal.
 pub fn asked_ms(mode: &Mode) -> i64 {
     let name = mode.name();
-    match () {
+    let asked_ms = match () {
         () if name == "status-410-after-absurd" => 70_000,
         () if name.ends_with("-after-absurd") => 120_000,
         () if name.ends_with("-after-seconds") || name.ends_with("-after-date") => 7000,
         () => 0,
-    }
+    };
+    asked_ms / SCALE
 }
 
 /// Whether a mode changes what time it seems to be.
@@ -257,8 +258,8 @@ fn begin(mode: &Mode, emulator: &Emulator, callers: &mut [Caller<'_>; 3]) -> Beg
     let renewal_ms = warm.back_ms.midpoint(warm_end_ms) + 300;
     sleep_until(last.exp_s * 1000 - LAST_LEFT_MS);
     if moves_clock(mode) {
-        // One that is repeated, or of a life like that, would end too soon by the other time.
-        emulator.set_lifetime_s(LONG_LIFE_S);
+        // One that is repeated would end too soon by the other time, and so would a short one.
+        emulator.set_lifetime_s(lives_s(mode).0);
         emulator.forget_tokens();
     }
     emulator.reset_counts();

@@ -143,8 +143,8 @@ nothing to be had.
 In `outage-2024-07`, `outage-2026-02`, `revocation` and `update-410` a failed request for one of the 20 is a
 failed check. The others take more than a token lasts: `slow-recovery` begins without tokens and without an
 upstream; `reassignment` lasts longer than half of a life; and in `brown-out`, `flapping` and
-`throttle-storm` calls hang, answers trickle and a `Retry-After` is kept for as many real seconds as ever,
-while lives are compressed to 24 to 60 seconds. Checked in all: every token, as above; no key is refused
+`throttle-storm` calls hang or answers trickle for as many real seconds as ever, or limits are those of one
+real second, while lives are compressed to 24 to 60 seconds. Checked in all: every token, as above; no key is refused
 while its token is good; no more calls than the budget allows; each key has a token in the end.
 
 | Column | Meaning |
@@ -158,7 +158,7 @@ while its token is good; no more calls than the budget allows; each key has a to
 const INTRODUCTION: &str = "\
 # What happens when the source of tokens fails
 
-Written by `./recipes matrix`. It plays every fault mode of the [emulator](../loadtest/emulator/README.md)
+Written by `./recipes reliability`. It plays every fault mode of the [emulator](../loadtest/emulator/README.md)
 to the built program over real sockets, each to a process of its own with three keys:
 
 - **cold**: asked for the first time when the mode begins;
@@ -166,8 +166,8 @@ to the built program over real sockets, each to a process of its own with three 
 - **last minute**: the upstream repeated its token until late, and 0.8 of 3 seconds are left when the
   mode begins. It ends while the mode lasts.
 
-Tokens live for seconds, and `refresh.time_scale` is 10; the deadlines of calls, the limits of calls and
-`Retry-After` are those of a real service. A steady caller of each key asks every 40 ms. The mode lasts
+Tokens live for seconds, and `refresh.time_scale` is 10, by which what a `Retry-After` asks is divided too; the
+deadlines and the limits of calls are those of a real service. A steady caller of each key asks every 40 ms. The mode lasts
 until the third token is over, a renewal of the second is due and the first caller was told something: some
 three seconds, or ten where calls hang. Then all is well again, and the row ends when each key has a token
 that was issued since (where the answers of the mode may be kept: a token).
@@ -193,7 +193,7 @@ What the run checks, for each answer and each row:
 - upstream, no moment sees more than 4 calls under way, and no second more than 15 and those 4: 15 start in
   any second, and 4 may be on their way when it begins; no key is asked for more often than its pauses allow;
 - each key is served again, within half a minute of the time that the mode asked for (a `Retry-After` of
-  3000 years is held to 2 minutes, one of 410 to 70 seconds);
+  3000 years is held to 2 minutes, one of 410 to 70 seconds, of which the scale leaves 12 and 7);
 - no token stands under another key, the log holds no panic, and SIGTERM ends the process with 0.
 
 ";
