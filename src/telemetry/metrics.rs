@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 13] = [
+pub const NAMES: [(&str, &str); 14] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -45,6 +45,10 @@ pub const NAMES: [(&str, &str); 13] = [
     (
         "foretoken_echo_mismatches_total",
         "Entries withheld because they were not for the key asked for. Always 0.",
+    ),
+    (
+        "foretoken_panics_total",
+        "Connections that ended by a panic of their own. Always 0.",
     ),
     (
         "foretoken_clock_steps_total",
@@ -140,6 +144,7 @@ struct Inner {
     below_floor: Gauge,
     breaker: Gauge,
     echo_mismatches: Counter,
+    panics: Counter,
     store_degraded: Gauge,
     ready: Gauge,
 }
@@ -176,6 +181,7 @@ impl Metrics {
             below_floor: gauge(&recorder, "foretoken_keys_below_floor"),
             breaker: gauge(&recorder, "foretoken_breaker_state"),
             echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
+            panics: counter(&recorder, "foretoken_panics_total", None),
             store_degraded: gauge(&recorder, "foretoken_store_degraded"),
             ready: gauge(&recorder, "foretoken_ready"),
             workers: Mutex::default(),
@@ -261,6 +267,11 @@ impl Metrics {
     /// An entry was about to be served for a key that is not its own. An alarm, not a statistic.
     pub fn echo_mismatch(&self) {
         self.0.echo_mismatches.increment(1);
+    }
+
+    /// A connection panicked; it is closed, and the others go on. An alarm, not a statistic.
+    pub fn panicked(&self) {
+        self.0.panics.increment(1);
     }
 
     /// Makes the series of these sorts of clock steps start at 0.
