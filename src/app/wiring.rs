@@ -225,7 +225,7 @@ impl App {
     /// Whether a thread has ended that must not.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.driver.is_stopped() || self.running.has_lost_one()
+        self.driver.is_stopped() || self.running.has_lost_one() || self.admin_front.is_over()
     }
 
     /// Stops: no new connections, answers finish, callers who wait are told, the store is written.

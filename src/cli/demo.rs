@@ -29,6 +29,7 @@ pub(super) fn run() -> Result<(), Failure> {
     let settings = config::parse(&text, std::path::Path::new("demo"), &environment)
         .map_err(config::ConfigError::from)?;
     log::start(settings.log);
+    log::tell_panics();
     app::harden();
     let signals = Signals::listen().context("cannot wait for signals")?;
 

@@ -136,3 +136,13 @@ pub fn run(cli: Cli) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_lost_a_thread_ends_as_one_that_its_supervisor_starts_again() {
+        assert_eq!(Failure::Broken.code(), 1);
+    }
+}

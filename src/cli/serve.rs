@@ -12,6 +12,7 @@ use crate::telemetry::log;
 pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
     let settings = config::load(file, &Environment::of_process())?;
     log::start(settings.log);
+    log::tell_panics();
     app::harden();
     let signals = Signals::listen().context("cannot wait for signals")?;
     let app = App::start(&settings)?;

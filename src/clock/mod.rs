@@ -14,8 +14,8 @@ pub mod anchor;
 mod models;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -115,6 +115,7 @@ enum Source {
 struct Hands {
     wall: AtomicU64,
     boot: AtomicU64,
+    watch: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// A reading of the wall clock is good if no more passed between those of boot time before and
@@ -138,6 +139,7 @@ impl Clock {
         let hands = Arc::new(Hands {
             wall: AtomicU64::new(start.0),
             boot: AtomicU64::new(0),
+            watch: OnceLock::new(),
         });
         (Self::of(Source::Cranked(Arc::clone(&hands))), Crank(hands))
     }
@@ -279,7 +281,10 @@ impl Source {
     fn wall(&self) -> UnixMs {
         UnixMs(match self {
             Self::System => read(ClockId::Realtime),
-            Self::Cranked(hands) => hands.wall.load(Ordering::Acquire),
+            Self::Cranked(hands) => {
+                hands.watch.get().inspect(|watch| watch());
+                hands.wall.load(Ordering::Acquire)
+            }
         })
     }
 
@@ -297,7 +302,7 @@ pub struct Crank(Arc<Hands>);
 impl Crank {
     /// Lets `ms` pass.
     pub fn advance(&self, ms: u64) {
-        let Hands { wall, boot } = &*self.0;
+        let Hands { wall, boot, .. } = &*self.0;
         // In this order, whoever reads in between finds a wall clock that is behind for a moment.
         boot.fetch_add(ms, Ordering::AcqRel);
         wall.fetch_add(ms, Ordering::AcqRel);
@@ -306,6 +311,12 @@ impl Crank {
     /// Lets time pass until a point in time.
     pub fn set(&self, to: UnixMs) {
         self.advance(to.since(UnixMs(self.0.wall.load(Ordering::Acquire))));
+    }
+
+    /// Calls this at every reading of the wall clock from now on, on the thread that reads: so a test
+    /// gets into code that asks nobody else for anything, and may panic there. Only the first counts.
+    pub fn watch(&self, reading: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.watch.set(Box::new(reading));
     }
 
     /// Steps the wall clock alone, as somebody who sets it does.

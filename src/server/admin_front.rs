@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The running admin sockets.
 pub struct AdminFront {
     address: SocketAddr,
+    thread: JoinHandle<()>,
     socket: Option<PathBuf>,
     conflict: Option<BindError>,
 }
@@ -60,7 +62,7 @@ impl AdminFront {
             .enable_all()
             .build();
         let runtime = runtime.map_err(failed)?;
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("admin".into())
             .spawn(move || {
                 let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -73,6 +75,7 @@ impl AdminFront {
             .map_err(failed)?;
         Ok(Self {
             address,
+            thread,
             socket,
             conflict,
         })
@@ -85,6 +88,12 @@ impl AdminFront {
     /// The socket is in use.
     pub fn check_socket(&mut self) -> Result<(), BindError> {
         self.conflict.take().map_or(Ok(()), Err)
+    }
+
+    /// Whether the thread has ended, which only a panic brings about.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Where the read-only endpoints are.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context as Wakeup, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
 use zeroize::Zeroize as _;
 
@@ -36,17 +36,24 @@ const MAX_WAIT_MS: u64 = 20_000;
 const REQUEST_DEADLINE_MS: u64 = 5000;
 /// An idle connection is kept this long; clients' pools let go of theirs sooner or notice.
 const IDLE_DEADLINE_MS: u64 = 120_000;
-/// A client that has not taken what is written to it, sixteen answers at most, by then is gone.
+/// A client that has not taken what is written to it, a few answers, by then is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// TLS says goodbye; to a client that takes nothing, not for long.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
 /// How long, and for how many bytes, a refused connection is read to its end.
 const LINGER: Duration = Duration::from_millis(500);
-const MAX_LINGER_BYTES: u64 = 256 * 1024;
+const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Answers gathered before they are written: a pipeline that is longer waits.
 const MAX_PIPELINED: usize = 16;
-/// Bytes taken at once: a pipeline of requests, or the largest head with the largest form.
+/// And bytes of them: a client that takes nothing makes us hold no more than this and one answer.
+const MAX_OUTBOX_BYTES: usize = 4 * 1024;
+/// Bytes taken at once of a long request: the largest head with the largest form.
 const READ_BYTES: usize = 16 * 1024;
+/// Bytes taken at once as long as there are no more of them: any usual request, or a few. What is
+/// behind them waits in the kernel, which holds it anyway.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+/// The smallest buffer: a slow client holds one for as long as it may.
+const MIN_BUFFER_BYTES: usize = 1024;
 /// Bytes of later requests that are read while an earlier one waits for its token.
 const MAX_EARLY_BYTES: usize = READ_BYTES;
 /// A client that ends its side within this time of its request has said all it has to say and
@@ -57,8 +64,10 @@ const HALF_CLOSE_MS: u64 = 100;
 /// than are taken early. They may have left, and hold no descriptor of their own, so they must not
 /// take all of our room while the upstream hangs.
 const MAX_UNWATCHED: usize = 64;
-/// Buffers that a worker keeps for its connections; more are freed.
+/// Buffers that a worker keeps for its connections, for a second without use; more are freed.
 const MAX_SPARE_BUFFERS: usize = 64;
+/// Of a buffer that is kept.
+const MAX_SPARE_BYTES: usize = READ_BYTES;
 
 /// What a connection needs beside its socket.
 #[derive(Clone)]
@@ -75,8 +84,11 @@ pub(super) struct Context {
 pub(super) struct Desk {
     scratch: RefCell<Box<[u8]>>,
     spare: RefCell<Vec<Vec<u8>>>,
+    /// The fewest spare buffers since the last tick: so many were of no use.
+    fewest: Cell<usize>,
     date: Cell<(u64, wire::Date)>,
     unwatched: Cell<usize>,
+    answered: Cell<bool>,
 }
 
 impl Default for Desk {
@@ -84,15 +96,20 @@ impl Default for Desk {
         Self {
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
             spare: RefCell::default(),
+            fewest: Cell::new(0),
             date: Cell::new((0, wire::date(0))),
             unwatched: Cell::new(0),
+            answered: Cell::new(false),
         }
     }
 }
 
 impl Desk {
     fn take(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_default()
+        let mut spare = self.spare.borrow_mut();
+        let buffer = spare.pop().unwrap_or_default();
+        self.fewest.set(self.fewest.get().min(spare.len()));
+        buffer
     }
 
     /// Keeps a wiped buffer for the next connection.
@@ -100,10 +117,22 @@ impl Desk {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < MAX_SPARE_BUFFERS
             && buffer.capacity() > 0
-            && buffer.capacity() <= 4 * READ_BYTES
+            && buffer.capacity() <= MAX_SPARE_BYTES
         {
             spare.push(buffer);
         }
+    }
+
+    /// Frees the buffers that nobody needed since the last tick, the longest unused ones.
+    pub fn tick(&self) {
+        let mut spare = self.spare.borrow_mut();
+        spare.drain(..self.fewest.get());
+        self.fewest.set(spare.len());
+    }
+
+    /// Whether anybody was answered since this was last asked.
+    pub fn has_answered(&self) -> bool {
+        self.answered.take()
     }
 
     fn date(&self, now: UnixMs) -> wire::Date {
@@ -145,7 +174,7 @@ impl<'a> Lease<'a> {
         }
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
-            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(4096));
+            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(MIN_BUFFER_BYTES));
             larger.extend_from_slice(&self.bytes);
             std::mem::replace(&mut self.bytes, larger).zeroize();
         }
@@ -206,7 +235,7 @@ where
     };
     let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, io.shutdown()).await;
     if ended == End::Refused {
-        linger(&mut io).await;
+        linger(&mut io, &context.desk).await;
     }
 }
 
@@ -221,10 +250,17 @@ enum End {
 
 /// Closing a socket with unread bytes resets the connection, and a reset can overtake the answer.
 /// So what still comes is read and thrown away, for a while.
-async fn linger<I: AsyncRead + Unpin>(io: &mut I) {
+async fn linger<I: AsyncRead + Unpin>(io: &mut I, desk: &Desk) {
     let rest = async {
-        let mut limited = io.take(MAX_LINGER_BYTES);
-        let _ = tokio::io::copy(&mut limited, &mut tokio::io::sink()).await;
+        let mut junk = Lease::new(desk);
+        let mut left = MAX_LINGER_BYTES;
+        while left > 0 {
+            match read(io, desk, &mut junk).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+            junk.clear();
+        }
     };
     let _ = tokio::time::timeout(LINGER, rest).await;
 }
@@ -255,6 +291,7 @@ where
         let (more, close) = answering.await;
         if !outbox.bytes.is_empty() {
             write(io, &outbox.bytes).await?;
+            desk.answered.set(true);
             first_byte_at = context.clock.now();
         }
         drop(outbox);
@@ -326,7 +363,8 @@ fn poll_read<I: AsyncRead + Unpin>(
     into: &mut Lease<'_>,
 ) -> Poll<io::Result<usize>> {
     let mut scratch = desk.scratch.borrow_mut();
-    let mut buffer = ReadBuf::new(&mut scratch);
+    let most = into.bytes.len().clamp(FIRST_READ_BYTES, READ_BYTES);
+    let mut buffer = ReadBuf::new(&mut scratch[..most]);
     match Pin::new(io).poll_read(wakeup, &mut buffer) {
         Poll::Pending => Poll::Pending,
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -353,7 +391,7 @@ where
 {
     let mut at = 0;
     for _ in 0..MAX_PIPELINED {
-        if at == inbox.bytes.len() {
+        if at == inbox.bytes.len() || outbox.bytes.len() >= MAX_OUTBOX_BYTES {
             break;
         }
         let mut early = Lease::new(&context.desk);

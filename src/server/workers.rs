@@ -39,6 +39,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often workers add up and let go.
 const TICK: Duration = Duration::from_secs(1);
+/// Seconds in which connections panicked and none was answered in between, after which the worker
+/// ends, and the process with it. So many, because supervisors give up on what ends too often.
+const MAX_STRIKES: u32 = 10;
 
 /// What workers share.
 #[derive(Clone)]
@@ -218,9 +221,12 @@ async fn run(
     let room = Rc::new(Room {
         open: Cell::new(0),
         max,
+        panicked: Cell::new(false),
+        metrics: parts.metrics.clone(),
     });
     let mut accepting = JoinSet::new();
     let desk = Rc::new(Desk::default());
+    let mut strikes = 0;
     let keys: Vec<_> = doors
         .iter()
         .filter_map(|door| door.gate.arc.clone())
@@ -242,12 +248,20 @@ async fn run(
             _ = tick.tick() => {
                 pulse.beat();
                 worker.borrow_mut().tick();
+                desk.tick();
+                strikes = strikes_after(strikes, room.panicked.take(), desk.has_answered());
+                if strikes >= MAX_STRIKES {
+                    tracing::error!("connections do nothing but panic, the worker ends");
+                    return;
+                }
                 for keys in &keys {
                     let (keys, now) = (Arc::clone(keys), parts.clock.now());
                     tokio::task::spawn_blocking(move || keys.clear(now));
                 }
             }
             _ = drain.wait_for(|on| *on) => break,
+            // One that panicked: its callers would be refused, or wait for ever.
+            Some(_) = accepting.join_next() => return,
         }
     }
     // Sockets close with their accept loops; what is left are connections.
@@ -258,10 +272,23 @@ async fn run(
     worker.borrow_mut().tick();
 }
 
+/// A connection that panics takes nobody with it, but what it left behind may make all others of its
+/// worker panic as well. `strikes` counts the seconds in which some did since one was answered.
+fn strikes_after(strikes: u32, panicked: bool, answered: bool) -> u32 {
+    match (panicked, answered) {
+        (_, true) => 0,
+        (true, false) => strikes + 1,
+        (false, false) => strikes,
+    }
+}
+
 /// The connections of a worker.
 struct Room {
     open: Cell<usize>,
     max: usize,
+    /// Since the last tick.
+    panicked: Cell<bool>,
+    metrics: Metrics,
 }
 
 impl Room {
@@ -286,6 +313,10 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
+        if std::thread::panicking() {
+            self.0.panicked.set(true);
+            self.0.metrics.panicked();
+        }
     }
 }
 
@@ -428,8 +459,10 @@ async fn pause(error: &io::Error, trouble: &mut bool) {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use std::fs::File;
     use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
+    use std::os::fd::OwnedFd;
 
     use super::*;
     use crate::authz::Policy;
@@ -548,5 +581,59 @@ mod tests {
         until(&mut pulses, |hanging| hanging.is_empty());
         running.drain();
         driver.stop();
+    }
+
+    #[test]
+    fn a_worker_that_lost_a_listener_ends() {
+        let clock = Clock::system();
+        let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
+        let cached = Arc::clone(&cache);
+        let limits = refresh::Settings::default();
+        let writer = Writer::new(limits, "u", cached, Store::off(), metrics.clone());
+        let driver = Driver::start(writer, Failing, clock.clone(), Vec::new()).unwrap();
+        let live = Live {
+            policy: Policy::default(),
+            upstream: "u".into(),
+        };
+        let parts = Parts {
+            cache,
+            live: Arc::new(live),
+            refresh: driver.handle(),
+            metrics,
+            clock,
+            max_connections: 1,
+        };
+        // A file is no socket, which shows when it is waited for.
+        let file = OwnedFd::from(File::open("Cargo.toml").unwrap());
+        let door = Door {
+            gate: Gate {
+                id: 0,
+                dialects: Vec::new(),
+                dates_2017: false,
+                without_metadata: false,
+                arc: None,
+            },
+            tls: None,
+            socket: Open::Tcp(file.into()),
+        };
+        let running = Running::start(Doors(vec![vec![door]]), &parts).unwrap();
+        for _ in 0..1000 {
+            if running.has_lost_one() {
+                return driver.stop();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("it serves nobody and goes on");
+    }
+
+    #[test]
+    fn an_answer_strikes_out_every_panic_before_it() {
+        let seconds = [(true, false), (false, false), (true, false)];
+        let after = |strikes, &(panicked, answered): &(bool, bool)| {
+            strikes_after(strikes, panicked, answered)
+        };
+        assert_eq!(seconds.iter().fold(0, after), 2);
+        assert_eq!(strikes_after(9, true, true), 0);
+        assert_eq!(strikes_after(9, false, true), 0);
     }
 }

@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use super::process;
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 16] = [
+pub const NAMES: [(&str, &str); 17] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -47,6 +47,10 @@ pub const NAMES: [(&str, &str); 16] = [
     (
         "foretoken_echo_mismatches_total",
         "Entries withheld because they were not for the key asked for. Always 0.",
+    ),
+    (
+        "foretoken_panics_total",
+        "Connections that ended by a panic of their own. Always 0.",
     ),
     (
         "foretoken_clock_steps_total",
@@ -145,6 +149,7 @@ struct Inner {
     below_floor: Gauge,
     breaker: Gauge,
     echo_mismatches: Counter,
+    panics: Counter,
     store_degraded: Gauge,
     ready: Gauge,
 }
@@ -181,6 +186,7 @@ impl Metrics {
             below_floor: gauge(&recorder, "foretoken_keys_below_floor"),
             breaker: gauge(&recorder, "foretoken_breaker_state"),
             echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
+            panics: counter(&recorder, "foretoken_panics_total", None),
             store_degraded: gauge(&recorder, "foretoken_store_degraded"),
             ready: gauge(&recorder, "foretoken_ready"),
             workers: Mutex::default(),
@@ -266,6 +272,11 @@ impl Metrics {
     /// An entry was about to be served for a key that is not its own. An alarm, not a statistic.
     pub fn echo_mismatch(&self) {
         self.0.echo_mismatches.increment(1);
+    }
+
+    /// A connection panicked; it is closed, and the others go on. An alarm, not a statistic.
+    pub fn panicked(&self) {
+        self.0.panics.increment(1);
     }
 
     /// Makes the series of these sorts of clock steps start at 0.

@@ -31,9 +31,13 @@ impl Served {
 
     /// As [`start`](Self::start), with what else was set for the command.
     pub fn start_as(mut command: Command, config: &Path) -> Self {
+        command.args(["serve", "--config"]).arg(config);
+        Self::start_whole(command)
+    }
+
+    /// As [`start`](Self::start), but for the arguments as well.
+    pub fn start_whole(mut command: Command) -> Self {
         let mut child = command
-            .args(["serve", "--config"])
-            .arg(config)
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
