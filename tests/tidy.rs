@@ -44,6 +44,7 @@ const PACKAGES: [(&str, &[&str]); 11] = [
         &[
             "store/seal.rs",
             "store/keys.rs",
+            "store/master.rs",
             "cache/echo.rs",
             "cache/entry.rs",
             "authz/clients.rs",
