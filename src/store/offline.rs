@@ -30,6 +30,9 @@ pub enum OfflineError {
     /// No copy could be made.
     #[error("the store cannot be copied: {0}")]
     Copy(io::Error),
+    /// The command would drop records; a start of the server does.
+    #[error("{0} stored tokens do not open with the keys that are here, and would be lost")]
+    Lost(u64),
     /// Whatever else is wrong with folder, key or disk.
     #[error("{0}")]
     Store(String),
@@ -78,11 +81,16 @@ pub fn purge(settings: &Settings) -> Result<(), OfflineError> {
 /// Seals everything under a new master key and gives the one before up.
 ///
 /// # Errors
-/// The store is in use or missing, its key is a credential or cannot be read, stored tokens
-/// would be lost, or the disk fails.
+/// The store is in use or missing, its key is a credential or cannot be read, stored tokens do
+/// not open and would be lost, or the disk fails.
 pub fn rotate(settings: &Settings, machine: &Machine, now: UnixMs) -> Result<Report, OfflineError> {
-    hold(settings)?;
-    let (mut disk, _) = Disk::open(settings, machine, now)?;
+    let folder = hold(settings)?;
+    let keys = Keyring::load_existing(settings).map_err(Trouble::from)?;
+    let (mut disk, loaded) = Disk::with_keys(folder, keys, settings, machine, now)?;
+    let lost = loaded.refused.unreadable;
+    if lost > 0 {
+        return Err(OfflineError::Lost(lost));
+    }
     // What an earlier rotation left is finished first.
     disk.save()?;
     disk.rotate(now)?;

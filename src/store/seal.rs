@@ -125,8 +125,9 @@ impl Sealer {
         now: UnixMs,
         random: Random,
     ) -> Result<Self, SealError> {
+        let salt = salt(&machine, now, random)?;
         Ok(Self {
-            key: draw(&keys, &machine, now, random)?,
+            key: Drawn::under(keys.current(), &machine, salt)?,
             keys,
             machine,
             random,
@@ -148,15 +149,17 @@ impl Sealer {
     /// Changes the master keys; what is sealed from now on is under the one that seals then.
     ///
     /// # Errors
-    /// Those of `change`, and [`SealError`] where the kernel gave no random bytes: the keys are
-    /// changed then, and sealing goes on under the one before.
+    /// Those of `change`, and [`SealError`] where the kernel gives no random bytes. Nothing is
+    /// changed then.
     pub fn rekey<E: From<SealError>>(
         &mut self,
         now: UnixMs,
         change: impl FnOnce(&mut Keyring) -> Result<(), E>,
     ) -> Result<(), E> {
+        // Before the change: a key without a salt of its own could not be sealed with.
+        let salt = salt(&self.machine, now, self.random)?;
         change(&mut self.keys)?;
-        self.key = draw(&self.keys, &self.machine, now, self.random)?;
+        self.key = Drawn::under(self.keys.current(), &self.machine, salt)?;
         Ok(())
     }
 
@@ -187,7 +190,8 @@ impl Sealer {
         now: UnixMs,
     ) -> Result<Box<[u8]>, SealError> {
         if self.key.seals >= MAX_SEALS {
-            self.key = draw(&self.keys, &self.machine, now, self.random)?;
+            let salt = salt(&self.machine, now, self.random)?;
+            self.key = Drawn::under(self.keys.current(), &self.machine, salt)?;
         }
         let mut nonce = [0; NONCE_LEN];
         (self.random)(&mut nonce)?;
@@ -345,14 +349,9 @@ fn decrypt<'b>(
     plain.map(|plain| &*plain).map_err(|_| Unreadable::Seal)
 }
 
-/// A new sealing key. What goes into its salt besides random bytes tells the starts of two copies
-/// of one machine image apart, should both draw the same bytes.
-fn draw(
-    keys: &Keyring,
-    machine: &Machine,
-    now: UnixMs,
-    random: Random,
-) -> Result<Drawn, SealError> {
+/// A salt for a new sealing key. What goes into it besides random bytes tells the starts of two
+/// copies of one machine image apart, should both draw the same bytes.
+fn salt(machine: &Machine, now: UnixMs, random: Random) -> Result<[u8; SALT_BYTES], SealError> {
     let mut bytes = [0; SALT_BYTES];
     random(&mut bytes)?;
     let mut mixed = digest::Context::new(&digest::SHA256);
@@ -363,16 +362,21 @@ fn draw(
         mixed.update(words(fact).as_bytes());
         mixed.update(&[0]);
     }
-    let mut salt = [0; SALT_BYTES];
-    salt.copy_from_slice(mixed.finish().as_ref());
-    let binding = machine.binding();
-    Ok(Drawn {
-        key: sealing_key(keys.current(), &salt, binding, machine.fact(binding))?,
-        salt,
-        binding,
-        seals: 0,
-        last_nonce: [0; NONCE_LEN],
-    })
+    bytes.copy_from_slice(mixed.finish().as_ref());
+    Ok(bytes)
+}
+
+impl Drawn {
+    fn under(key: &Key, machine: &Machine, salt: [u8; SALT_BYTES]) -> Result<Self, SealError> {
+        let binding = machine.binding();
+        Ok(Self {
+            key: sealing_key(key, &salt, binding, machine.fact(binding))?,
+            salt,
+            binding,
+            seals: 0,
+            last_nonce: [0; NONCE_LEN],
+        })
+    }
 }
 
 fn sealing_key(

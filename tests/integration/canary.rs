@@ -196,6 +196,21 @@ fn look(served: &Served, state: &Path, written: &mut Written) {
         written.add(&format!("{arguments:?}"), output.stdout);
         written.add(&format!("{arguments:?}"), output.stderr);
     }
+    // The folder of the server itself: its admin socket is there.
+    let config = state.join("foretoken.toml");
+    for words in [
+        &["store", "inspect"],
+        &["store", "verify"],
+        &["key", "rotate"],
+    ] {
+        let mut command = command(state);
+        let output = command.args(words).arg("--config").arg(&config).output();
+        let output = output.expect("the program starts");
+        assert!(output.status.success(), "{words:?}");
+        assert!(!output.stdout.is_empty());
+        written.add(&format!("{words:?}"), output.stdout);
+        written.add(&format!("{words:?}"), output.stderr);
+    }
     let which = format!("resource={}", RESOURCES[2]);
     let answer = http::purge(state, &which);
     assert_eq!(answer.status, 200);

@@ -311,6 +311,17 @@ fn a_store_at_rest_is_purged_without_its_key_and_rotated_with_it() {
     assert_ne!(place.key_file(), before);
     assert_eq!(place.restored(), ALL);
 
+    // Nothing is lost to a key that is missing or another one.
+    let rotate = || offline::rotate(&place.settings, &machine(), NOW).unwrap_err();
+    let key = place.key_file();
+    fs::write(&place.settings.key, [9; 32]).unwrap();
+    assert!(matches!(rotate(), OfflineError::Lost(3)));
+    fs::remove_file(&place.settings.key).unwrap();
+    assert!(rotate().to_string().contains("the key file cannot be used"));
+    fs::write(&place.settings.key, key).unwrap();
+    fs::set_permissions(&place.settings.key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(place.restored(), ALL);
+
     fs::remove_file(&place.settings.key).unwrap();
     offline::purge(&place.settings).unwrap();
     assert_eq!(files(&place.settings.path).len(), 1, "the lock alone");
