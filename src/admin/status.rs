@@ -25,6 +25,10 @@ pub(super) async fn answer(parts: Option<&Parts>) -> Answer {
             "store": store,
             "store_key": parts.store.key_facts(),
             "breaker": status.breaker,
+            "failure": status.failure.map(|(at, class)| json!({
+                "class": class,
+                "ago_s": now.since(at) / 1000,
+            })),
             "outage_to_survive_s": status.outage_to_survive_ms / 1000,
             "keys": keys,
         }),

@@ -38,6 +38,12 @@ fn render(body: &str) -> Result<String> {
         out.push_str(&format!("store: {}\n", text(&body["store"])));
     }
     out.push_str(&keys_line(&body["store_key"]));
+    if let Some(class) = body["failure"]["class"].as_str() {
+        let ago = span(&body["failure"]["ago_s"]);
+        out.push_str(&format!(
+            "upstream: the last call failed {ago} ago: {class}\n"
+        ));
+    }
     match body["breaker"].as_str() {
         Some("open") => out.push_str("upstream: not called but for probes, the breaker is open\n"),
         Some("probing") => out.push_str("upstream: a probe is under way, the breaker is open\n"),
@@ -136,6 +142,7 @@ mod tests {
     #[test]
     fn keys_are_printed_as_a_table() {
         let body = serde_json::json!({"store": "disk full", "breaker": "open",
+            "failure": {"class": "throttled", "ago_s": 75},
             "outage_to_survive_s": 21_600, "keys": [{
             "identity": "system", "resource": "https://vault.azure.net", "expires_in_s": 86_000,
             "next_call_in_s": null, "last": "renewed", "hits": 12, "runway_s": 59,
@@ -145,6 +152,7 @@ mod tests {
             "IDENTITY  RESOURCE                 LEFT     NEXT CALL  LAST RESULT  HITS  RUNWAY\n\
              system    https://vault.azure.net  23h 53m  -          renewed      12    59s\n\
              store: disk full\n\
+             upstream: the last call failed 1m 15s ago: throttled\n\
              upstream: not called but for probes, the breaker is open\n\
              runway: 1 of 1 keys below 6h 0m\n"
         );

@@ -65,6 +65,8 @@ pub struct Status {
     pub breaker: &'static str,
     /// Every key in use is to have so much left; 0 for no wish.
     pub outage_to_survive_ms: u64,
+    /// When the last call ended and how it failed; `None` if it did not.
+    pub failure: Option<(UnixMs, &'static str)>,
 }
 
 /// The only writer of cache and store.
@@ -73,6 +75,8 @@ pub struct Writer {
     /// When all keys were looked at last, and when they may be to make room.
     surveyed_at: UnixMs,
     make_room_at: UnixMs,
+    /// Of the last call, if it failed.
+    failure: Option<(UnixMs, &'static str)>,
     worker: Worker,
     cache: Arc<Cache>,
     store: Store,
@@ -140,6 +144,7 @@ impl Writer {
             outage_to_survive_ms: settings.outage_to_survive_ms,
             surveyed_at: UnixMs(0),
             make_room_at: UnixMs(0),
+            failure: None,
             worker: Worker::new(settings),
             cache,
             store,
@@ -345,6 +350,8 @@ impl Writer {
             Ok(Brought::Same(..)) => "unchanged",
             Err(error) => error.class.as_str(),
         });
+        let failed = brought.as_ref().err();
+        self.failure = failed.map(|error| (now, error.class.as_str()));
         let event = match brought {
             Ok(Brought::New(token)) => {
                 let lifetime = token.lifetime;
@@ -534,6 +541,7 @@ impl Writer {
             keys: self.key_statuses(),
             breaker: self.worker.breaker(),
             outage_to_survive_ms: self.outage_to_survive_ms,
+            failure: self.failure,
         }
     }
 

@@ -369,6 +369,13 @@ fn an_open_breaker_is_shown() {
         let samples = scrape(site.served.admin);
         sum(&samples, "foretoken_breaker_state", None) > 0
     });
+    let failure = || http::get(site.served.admin, "/status").json()["failure"]["class"].clone();
+    assert_eq!(failure(), "unreachable");
+    site.emulator.set_fault(None);
+    until("the upstream is heard", || {
+        http::token(site.served.address, KEY).status == 200
+    });
+    until("no call is left that fails", || failure().is_null());
 }
 
 /// A configuration that leads to the served process's TCP admin address.
