@@ -31,11 +31,11 @@ const MAX_AHEAD_MS: u64 = 2 * 24 * 3_600_000;
 /// Longer records are not stored. The longest tokens seen are some 10 kB.
 const MAX_RECORD_BYTES: usize = 256 << 10;
 /// A database below this size is not worth rewriting.
-const SMALL_BYTES: u64 = 16 << 20;
+pub(super) const SMALL_BYTES: u64 = 16 << 20;
 /// sled settles at about 10 times the live data; well above that it has lost track.
-const MAX_GROWTH: u64 = 20;
+pub(super) const MAX_GROWTH: u64 = 20;
 /// Saves between two looks at the size.
-const SAVES_PER_LOOK: u32 = 256;
+pub(super) const SAVES_PER_LOOK: u32 = 256;
 
 /// The generation of a record that was loaded and not handed out: below every other.
 const UNCLAIMED: u64 = 0;
@@ -561,9 +561,16 @@ impl Disk {
         }
     }
 
-    /// Closes the database, then gives the folder up.
+    /// Closes the database, then gives the folder up; so does dropping.
     pub fn close(self) {
-        if let Some(db) = self.db {
+        drop(self);
+    }
+}
+
+impl Drop for Disk {
+    /// Whoever gives up half-way has a database that may panic when it is dropped.
+    fn drop(&mut self) {
+        if let Some(db) = self.db.take() {
             db.close();
         }
     }
