@@ -220,7 +220,12 @@ fn remove_files(path: &Path, unwanted: impl Fn(&str) -> bool) -> usize {
     let files = fs::read_dir(path).into_iter().flatten().flatten();
     files
         .filter(|file| unwanted(&file.file_name().to_string_lossy()))
-        .filter(|file| fs::remove_file(file.path()).is_ok())
+        .filter(|file| {
+            let path = file.path();
+            // A folder in its place stops the database as well.
+            let removed = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            removed.is_ok()
+        })
         .count()
 }
 
