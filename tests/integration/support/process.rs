@@ -30,13 +30,22 @@ impl Served {
     }
 
     /// As [`start`](Self::start), with what else was set for the command.
-    pub fn start_as(mut command: Command, config: &Path) -> Self {
+    pub fn start_as(command: Command, config: &Path) -> Self {
+        Self::try_start_as(command, config).expect("a line until it is ready")
+    }
+
+    /// As [`start_as`](Self::start_as); `None` if it ends before it is ready.
+    pub fn try_start_as(mut command: Command, config: &Path) -> Option<Self> {
         command.args(["serve", "--config"]).arg(config);
-        Self::start_whole(command)
+        Self::try_start_whole(command)
     }
 
     /// As [`start`](Self::start), but for the arguments as well.
-    pub fn start_whole(mut command: Command) -> Self {
+    pub fn start_whole(command: Command) -> Self {
+        Self::try_start_whole(command).expect("a line until it is ready")
+    }
+
+    fn try_start_whole(mut command: Command) -> Option<Self> {
         let mut child = command
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
@@ -53,9 +62,11 @@ impl Served {
         });
         let (mut address, mut start) = (None, Vec::new());
         loop {
-            let line = lines
-                .recv_timeout(PATIENCE)
-                .expect("a line until it is ready");
+            let Ok(line) = lines.recv_timeout(PATIENCE) else {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            };
             let fields = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             let fields = &fields["fields"];
             let at = || {
@@ -69,13 +80,13 @@ impl Served {
                 Some("ready") => {
                     let admin = at().expect("the admin's address");
                     let address = address.expect("a TCP listener");
-                    return Self {
+                    return Some(Self {
                         child,
                         address,
                         admin,
                         lines,
                         start,
-                    };
+                    });
                 }
                 _ => {}
             }

@@ -40,7 +40,7 @@ const TICKS_PER_SECOND: u64 = 100;
 const TWO_WORKERS: &str = "[server]\nworkers = 2\n";
 
 /// The size that an environment variable names, else the one for every run.
-fn size<T: FromStr>(variable: &str, every_run: T) -> T {
+pub(crate) fn size<T: FromStr>(variable: &str, every_run: T) -> T {
     let set = std::env::var(variable).ok();
     set.map_or(every_run, |text| {
         let parsed = text.parse().ok();
