@@ -109,6 +109,11 @@ fn sources() -> Vec<Source> {
     // Files that are tests as a whole.
     let tests = ["tests.rs", "golden.rs", "models.rs", "fixtures.rs"];
     files.retain(|file| !tests.iter().any(|name| file.ends_with(name)));
+    let src = root().join("src");
+    files.retain(|file| {
+        let below = file.strip_prefix(&src).expect("below src");
+        !below.iter().any(|name| name == "tests")
+    });
     let sources: Vec<_> = files
         .into_iter()
         .map(|file| {
