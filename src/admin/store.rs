@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::{Answer, Parts};
 use crate::store::report::Report;
 use crate::store::{Store, Unanswered};
@@ -26,6 +24,7 @@ pub(super) async fn rotate(parts: Option<&Parts>) -> Answer {
 pub(super) async fn purge(parts: Option<&Parts>) -> Answer {
     let answer = with(parts, |store| {
         store.remove_all();
+        // Told only if everything before it is on disk.
         store.report(DEADLINE)
     })
     .await;
@@ -46,7 +45,7 @@ async fn with(
     let store = parts.store.clone();
     let answer = tokio::task::spawn_blocking(move || question(&store)).await;
     match answer {
-        Ok(Ok(report)) => Answer::json(200, &json!(report)),
+        Ok(Ok(report)) => Answer::json(200, &report.json()),
         Ok(Err(error @ Unanswered::Degraded(_))) => Answer::text(503, format!("{error}\n")),
         Ok(Err(error)) => Answer::text(409, format!("{error}\n")),
         Err(_) => Answer::text(500, "the question was lost\n"),

@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 
 use super::status::{in_words, text};
 use super::{Failure, client};
+use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Environment};
 use crate::server::Address;
 use crate::store::Mode;
-use crate::store::keys::{CREDENTIAL, OLD_CREDENTIAL};
+use crate::store::keys::{CREDENTIAL, OLD_CREDENTIAL, RotateError};
 use crate::store::machine::Machine;
 use crate::store::offline;
+use crate::telemetry::log;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -65,7 +67,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Verify(args) => {
             let report = ask(args, Wish::Inspect)?;
             say(args, &report, &verdict(&report))?;
-            if is_sound(&report) {
+            if report["sound"] == true {
                 Ok(())
             } else {
                 Err(anyhow!("the store is not sound").into())
@@ -107,20 +109,31 @@ fn ask(args: &Args, wish: Wish) -> Result<Value, Failure> {
         return online(&Address::Unix(socket), wish);
     }
     let store = settings.store;
+    log::start(settings.log);
+    app::harden();
     as_owner(&store.path)?;
     // As the owner reads them: what root alone can read, the server cannot.
     let (machine, now) = (Machine::read(), Clock::system().now());
     let done = match wish {
-        Wish::Inspect => offline::inspect(&store, &machine, now).map(|report| json!(report)),
-        Wish::Rotate => offline::rotate(&store, &machine, now).map(|report| json!(report)),
+        Wish::Inspect => offline::inspect(&store, &machine, now).map(|report| report.json()),
+        Wish::Rotate => offline::rotate(&store, &machine, now).map(|report| report.json()),
         Wish::Purge => offline::purge(&store).map(|()| json!({})),
     };
-    done.map_err(|error| refused(wish, &error.to_string()))
+    done.map_err(|error| {
+        // An operator's shell has no credentials.
+        let hint = if store.credentials.is_none() && !store.key.exists() && wish != Wish::Purge {
+            "; one that is a credential is there while the server runs: ask then"
+        } else {
+            ""
+        };
+        refused(wish, &format!("{error}{hint}"))
+    })
 }
 
 /// A key that is a credential is changed by hand.
 fn refused(wish: Wish, reason: &str) -> Failure {
-    let steps = if wish == Wish::Rotate && reason.contains("credential is made") {
+    let is_credential = reason.contains(&RotateError::Credential.to_string());
+    let steps = if wish == Wish::Rotate && is_credential {
         steps()
     } else {
         String::new()
@@ -128,17 +141,21 @@ fn refused(wish: Wish, reason: &str) -> Failure {
     anyhow!("{reason}{steps}").into()
 }
 
+/// Where the documentation has them.
+const PLACE: &str = "/etc/credstore.encrypted";
+
 fn steps() -> String {
     format!(
         "\n\
          1. keep the old one under another name:\n   \
-         systemd-creds decrypt --name={CREDENTIAL} {CREDENTIAL}.cred - |\n   \
-         systemd-creds encrypt --name={OLD_CREDENTIAL} - {OLD_CREDENTIAL}.cred\n\
+         systemd-creds decrypt --name={CREDENTIAL} {PLACE}/{CREDENTIAL} - |\n   \
+         systemd-creds encrypt --name={OLD_CREDENTIAL} - {PLACE}/{OLD_CREDENTIAL}\n\
          2. make the new one:\n   \
-         head -c 32 /dev/urandom | systemd-creds encrypt --name={CREDENTIAL} - {CREDENTIAL}.cred\n\
+         head -c 32 /dev/urandom |\n   \
+         systemd-creds encrypt --name={CREDENTIAL} - {PLACE}/{CREDENTIAL}\n\
          3. give the unit both, and restart it:\n   \
-         LoadCredentialEncrypted={CREDENTIAL}:/etc/foretoken/{CREDENTIAL}.cred\n   \
-         LoadCredentialEncrypted={OLD_CREDENTIAL}:/etc/foretoken/{OLD_CREDENTIAL}.cred\n\
+         LoadCredentialEncrypted={CREDENTIAL}:{PLACE}/{CREDENTIAL}\n   \
+         LoadCredentialEncrypted={OLD_CREDENTIAL}:{PLACE}/{OLD_CREDENTIAL}\n\
          4. when `foretoken status` says that the old one can go, remove its file and its line"
     )
 }
@@ -155,6 +172,18 @@ fn as_owner(folder: &Path) -> Result<()> {
         }
     };
     let (owner, group) = (Uid::from_raw(facts.uid()), Gid::from_raw(facts.gid()));
+    // A service that was taken over may lead root to a folder of root's by a link, or by a folder
+    // that it was given.
+    let link = fs::symlink_metadata(folder)?.uid();
+    let parent = folder.parent().unwrap_or(Path::new("/"));
+    let parent = fs::metadata(parent)?.uid();
+    if geteuid().is_root() && (![0, facts.uid()].contains(&link) || facts.uid() == 0 && parent != 0)
+    {
+        let place = folder.display();
+        bail!(
+            "the store at {place} is not where its owner would have it: ask as the service's user"
+        );
+    }
     if geteuid() == owner {
         return Ok(());
     }
@@ -204,11 +233,6 @@ const BAD: [(&str, &str); 4] = [
     ("other_format", "of another format"),
     ("locked", "bound to something that this user may not read"),
 ];
-
-fn is_sound(report: &Value) -> bool {
-    let none = |(name, _): &(&str, &str)| count(&report["stored"][name]) == 0;
-    report["damage"].is_null() && BAD.iter().all(none)
-}
 
 fn verdict(report: &Value) -> String {
     let stored = &report["stored"];

@@ -19,6 +19,8 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::seal::Fingerprint;
 
 const CACHE_BYTES: u64 = 8 << 20;
@@ -40,8 +42,8 @@ static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
 /// What to write: a record's sealed bytes, or `None` where it goes.
 pub type Change = (Fingerprint, Option<Arc<[u8]>>);
 
-/// An open database.
-pub struct Db(sled::Db);
+/// An open database. Dropping closes it, in time or not at all.
+pub struct Db(Option<sled::Db>);
 
 /// What went wrong inside the database.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub enum DbError {
     /// It said so.
     #[error("{0}")]
     Failed(#[from] sled::Error),
+    /// It was closed.
+    #[error("the database is closed")]
+    Closed,
     /// It panicked.
     #[error("the database panicked")]
     Panicked,
@@ -82,6 +87,8 @@ impl Db {
         remove_files(path, |name| name.ends_with(".generating"));
         let first = match open_patiently(path) {
             Ok(db) => return Ok((db, None)),
+            // Somebody may still be at these files, or nobody has looked at them yet.
+            Err(error) if error.blame() != Blame::Damage => return Err(error),
             Err(error) => error,
         };
         // `conf` holds the format's parameters, which are the same for every database of ours.
@@ -97,7 +104,7 @@ impl Db {
         let db = self.0.clone();
         let scan = ask(move || {
             let mut records = Vec::new();
-            let ended = guard(|| read(&db, &mut records, limit));
+            let ended = guard(|| read(&db.ok_or(DbError::Closed)?, &mut records, limit));
             Ok(Scan {
                 records,
                 cut_short: ended.err(),
@@ -116,6 +123,7 @@ impl Db {
     pub fn write(&self, changes: impl Iterator<Item = Change>) -> Result<(), DbError> {
         let (db, changes) = (self.0.clone(), changes.collect::<Vec<_>>());
         ask(move || {
+            let db = db.ok_or(DbError::Closed)?;
             if !db.contains_key(MARK)? {
                 db.insert(MARK, &[])?;
             }
@@ -133,26 +141,65 @@ impl Db {
     /// The bytes that its files take.
     pub fn size_bytes(&self) -> u64 {
         let db = self.0.clone();
-        ask(move || Ok(db.size_on_disk()?)).unwrap_or(0)
-    }
-
-    /// Closes the database.
-    pub fn close(self) {
-        // Dropping flushes and may panic; there is nobody left to tell.
-        let _ = within(DEADLINE, move || {
-            drop(self.0);
-            Ok(())
-        });
+        ask(move || Ok(db.ok_or(DbError::Closed)?.size_on_disk()?)).unwrap_or(0)
     }
 
     /// Lets go of a database that failed, without waiting for it.
-    pub fn discard(self) {
-        // If no thread can be had, the closure is dropped here, and the database with it.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            thread::Builder::new()
-                .name("store-discard".into())
-                .spawn(|| self.close())
-        }));
+    pub fn discard(mut self) {
+        self.let_go(Duration::ZERO);
+    }
+
+    /// Dropping sled's own flushes, and may panic or hang; there is nobody left to tell.
+    fn let_go(&mut self, deadline: Duration) {
+        if let Some(db) = self.0.take() {
+            let _ = within(deadline, move || {
+                drop(db);
+                Ok(())
+            });
+        }
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        self.let_go(DEADLINE);
+    }
+}
+
+/// What an error says about the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Nothing: a full or read-only disk, no descriptors, no threads.
+    None,
+    /// Perhaps nothing: no answer in time, or an error of the disk.
+    Doubtful,
+    /// They are damaged.
+    Damage,
+}
+
+impl DbError {
+    /// What it says about the files.
+    pub fn blame(&self) -> Blame {
+        let errno = match self {
+            Self::NoThread(_) | Self::Closed => return Blame::None,
+            Self::Stuck => return Blame::Doubtful,
+            Self::Failed(sled::Error::Io(error)) => error.raw_os_error(),
+            Self::Failed(_) | Self::Panicked | Self::Lost => None,
+        };
+        match errno.map(Errno::from_raw_os_error) {
+            Some(
+                Errno::NOSPC
+                | Errno::DQUOT
+                | Errno::ROFS
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::ACCESS
+                | Errno::PERM,
+            ) => Blame::None,
+            Some(Errno::IO) => Blame::Doubtful,
+            _ => Blame::Damage,
+        }
     }
 }
 
@@ -180,7 +227,7 @@ fn open_once(path: &Path) -> Result<Db, DbError> {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .open()?;
-        Ok(Db(db))
+        Ok(Db(Some(db)))
     })
 }
 
@@ -253,12 +300,9 @@ fn within<T: Send + 'static>(
     let ends = (Arc::clone(&over), Arc::clone(&given_up));
     let thread = thread::Builder::new().name("store-db".into());
     let spawned = thread.spawn(move || {
+        // Also after a panic while dropping what nobody waits for any more.
+        let _end = End(ends);
         let _ = sender.send(guard(call));
-        let (over, given_up) = ends;
-        over.store(true, Ordering::SeqCst);
-        if given_up.swap(false, Ordering::SeqCst) {
-            GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
-        }
     });
     spawned.map_err(DbError::NoThread)?;
     match result.recv_timeout(deadline) {
@@ -271,6 +315,19 @@ fn within<T: Send + 'static>(
                 GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
             }
             Err(DbError::Stuck)
+        }
+    }
+}
+
+/// Says that a call is over.
+struct End((Arc<AtomicBool>, Arc<AtomicBool>));
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let (over, given_up) = &self.0;
+        over.store(true, Ordering::SeqCst);
+        if given_up.swap(false, Ordering::SeqCst) {
+            GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -307,6 +364,24 @@ mod tests {
     fn a_panic_on_the_threads_own_is_an_error_of_the_call() {
         let result = within::<()>(DEADLINE, || panic!("as sled does"));
         assert!(matches!(result, Err(DbError::Panicked)));
+    }
+
+    #[test]
+    fn a_full_disk_or_no_answer_in_time_is_not_taken_for_damage() {
+        let io = |errno: Errno| DbError::Failed(sled::Error::Io(errno.into()));
+        for (error, blame) in [
+            (io(Errno::NOSPC), Blame::None),
+            (io(Errno::ROFS), Blame::None),
+            (io(Errno::MFILE), Blame::None),
+            (DbError::NoThread(Errno::AGAIN.into()), Blame::None),
+            (DbError::Stuck, Blame::Doubtful),
+            (io(Errno::IO), Blame::Doubtful),
+            (io(Errno::ISDIR), Blame::Damage),
+            (DbError::Panicked, Blame::Damage),
+            (DbError::Lost, Blame::Damage),
+        ] {
+            assert_eq!(error.blame(), blame, "{error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::db::{Db, DbError};
+use super::db::{Blame, Db, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
 use super::keys::{KeyError, Keyring, RotateError};
 use super::machine::Machine;
@@ -84,6 +84,8 @@ impl Kept {
 pub struct Loaded {
     pub restored: Vec<Restored>,
     pub refused: Refused,
+    /// The database was, and is set aside.
+    pub is_damaged: bool,
 }
 
 /// Why tokens are not being stored.
@@ -107,26 +109,28 @@ pub enum Trouble {
 
 impl Disk {
     /// Takes the folder, reads the keys and loads what is stored. Writes nothing into a database:
-    /// the first [`save`](Self::save) does.
+    /// the first [`save`](Self::save) does. `give_up`: a database that does not open is taken for
+    /// damaged, although nothing says so, unless the disk is full or the like.
     pub fn open(
         settings: &Settings,
         machine: &Machine,
         now: UnixMs,
+        give_up: bool,
     ) -> Result<(Self, Loaded), Trouble> {
         let folder = Folder::open(&settings.path)?;
         let keys = Keyring::load(settings)?;
-        Self::with_keys(folder, keys, settings, machine, now)
+        Self::with(folder, keys, settings, machine, now, give_up)
     }
 
-    /// As [`open`](Self::open), with a folder and keys that are had already.
-    pub fn with_keys(
+    /// A store of which nothing is loaded yet.
+    fn new(
         folder: Folder,
         keys: Keyring,
         settings: &Settings,
         machine: &Machine,
         now: UnixMs,
-    ) -> Result<(Self, Loaded), Trouble> {
-        let mut disk = Self {
+    ) -> Result<Self, SealError> {
+        Ok(Self {
             pointer: folder.pointer(),
             folder,
             key_file: settings.key.clone(),
@@ -136,8 +140,20 @@ impl Disk {
             dirty: HashSet::new(),
             purging: false,
             saves: 0,
-        };
-        let loaded = disk.load(now)?;
+        })
+    }
+
+    /// As [`open`](Self::open), with a folder and keys that are had already.
+    pub fn with(
+        folder: Folder,
+        keys: Keyring,
+        settings: &Settings,
+        machine: &Machine,
+        now: UnixMs,
+        give_up: bool,
+    ) -> Result<(Self, Loaded), Trouble> {
+        let mut disk = Self::new(folder, keys, settings, machine, now)?;
+        let loaded = disk.load(now, give_up)?;
         Ok((disk, loaded))
     }
 
@@ -146,31 +162,21 @@ impl Disk {
     pub fn examine(
         folder: Folder,
         keys: Keyring,
+        settings: &Settings,
         machine: &Machine,
         now: UnixMs,
     ) -> Result<Report, Trouble> {
-        let mut disk = Self {
-            pointer: folder.pointer(),
-            folder,
-            key_file: PathBuf::new(),
-            sealer: Sealer::new(keys, machine.clone(), now)?,
-            db: None,
-            live: HashMap::new(),
-            dirty: HashSet::new(),
-            purging: false,
-            saves: 0,
-        };
+        let mut disk = Self::new(folder, keys, settings, machine, now)?;
         let damage = disk.pointer.and_then(|pointer| {
             let opened = Db::open(&disk.folder.db_path(pointer.current));
             opened.map(|(db, _)| disk.db = Some(db)).err()
         });
         let mut report = disk.report(now);
         report.damage = report.damage.or(damage.map(|error| error.to_string()));
-        disk.close();
         Ok(report)
     }
 
-    fn load(&mut self, now: UnixMs) -> Result<Loaded, Trouble> {
+    fn load(&mut self, now: UnixMs, give_up: bool) -> Result<Loaded, Trouble> {
         let mut loaded = Loaded::default();
         let Some(pointer) = self.pointer else {
             return Ok(loaded);
@@ -179,32 +185,36 @@ impl Disk {
         let damage = match Db::open(&self.folder.db_path(pointer.current)) {
             Ok((db, repaired)) => {
                 let scan = db.scan(MAX_RECORDS);
-                let records = scan.records.len();
-                self.admit(scan.records, now, &mut loaded)?;
-                match scan.cut_short {
-                    // Nothing under the key before is to stay, not even in the database's log.
-                    None if self.sealer.keys().is_rotating() => {
+                if let Some(error) = scan.cut_short {
+                    if !is_damage(&error, give_up) {
                         db.discard();
-                        None
+                        return Err(error.into());
                     }
-                    None => {
-                        if let Some(error) = repaired {
-                            tracing::warn!(%error, records, "store database repaired by removing its snapshots");
-                        }
+                    self.admit(scan.records, now, &mut loaded)?;
+                    db.discard();
+                    Some(error)
+                } else {
+                    let records = scan.records.len();
+                    let anew = self.admit(scan.records, now, &mut loaded)?;
+                    if let Some(error) = repaired {
+                        tracing::warn!(%error, records, "store database repaired by removing its snapshots");
+                    }
+                    if anew || self.sealer.keys().is_rotating() {
+                        // Nothing under the key before is to stay, not even in the database's log.
+                        db.discard();
+                    } else {
                         self.db = Some(db);
-                        None
                     }
-                    damage => {
-                        db.discard();
-                        damage
-                    }
+                    None
                 }
             }
-            Err(damage) => Some(damage),
+            Err(error) if !is_damage(&error, give_up) => return Err(error.into()),
+            Err(error) => Some(error),
         };
         if let Some(error) = damage {
             let kept = loaded.restored.len();
             tracing::warn!(%error, kept, "stored tokens are damaged, starting a new database");
+            loaded.is_damaged = true;
             self.pointer = Some(Pointer {
                 quarantine: Some(pointer.current),
                 ..pointer
@@ -213,12 +223,14 @@ impl Disk {
         Ok(loaded)
     }
 
+    /// Says whether any was sealed anew.
     fn admit(
         &mut self,
         mut records: Vec<(Fingerprint, Arc<[u8]>)>,
         now: UnixMs,
         loaded: &mut Loaded,
-    ) -> Result<(), SealError> {
+    ) -> Result<bool, SealError> {
+        let mut any_anew = false;
         // What is sealed anew takes no place that a later record has.
         records.sort_by_key(|(_, sealed)| self.is_older(sealed));
         let mut opener = Opener::default();
@@ -243,6 +255,7 @@ impl Disk {
                 continue;
             }
             let (name, sealed) = if found.is_older {
+                any_anew = true;
                 self.dirty.insert(name);
                 self.seal_anew(&found, now)?
             } else {
@@ -273,7 +286,7 @@ impl Disk {
             });
         }
         loaded.refused.tell();
-        Ok(())
+        Ok(any_anew)
     }
 
     fn is_older(&self, sealed: &[u8]) -> bool {
@@ -319,6 +332,12 @@ impl Disk {
             .rekey(now, |keys| Ok::<_, Trouble>(keys.rotate(&key_file)?))?;
         if let Some(db) = self.db.take() {
             db.discard();
+        }
+        // A damaged one that is kept for a look is under the key that is given up.
+        if let Some(pointer) = &mut self.pointer
+            && let Some(number) = pointer.quarantine.take()
+        {
+            tracing::info!(number, "the damaged database goes with the key before");
         }
         let mut opener = Opener::default();
         let mut live = HashMap::with_capacity(self.live.len());
@@ -481,6 +500,10 @@ impl Disk {
         }
         if let (true, Some(pointer)) = (self.purging, self.pointer) {
             self.folder.remove_db(pointer.current);
+            pointer
+                .quarantine
+                .iter()
+                .for_each(|&n| self.folder.remove_db(n));
         }
         saved
     }
@@ -568,135 +591,19 @@ impl Disk {
 }
 
 impl Drop for Disk {
-    /// Whoever gives up half-way has a database that may panic when it is dropped.
+    /// The folder's lock is given up after the database, whatever the order of the fields.
     fn drop(&mut self) {
-        if let Some(db) = self.db.take() {
-            db.close();
-        }
+        self.db = None;
+    }
+}
+
+fn is_damage(error: &DbError, give_up: bool) -> bool {
+    match error.blame() {
+        Blame::None => false,
+        Blame::Doubtful => give_up,
+        Blame::Damage => true,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::queue::Put;
-    use crate::store::tests::{Place, key, machine, secret_of, token};
-
-    fn open(place: &Place) -> (Disk, usize) {
-        let (disk, loaded) = Disk::open(&place.settings, &machine(), UnixMs(0)).unwrap();
-        (disk, loaded.restored.len())
-    }
-
-    fn queue(change: impl FnOnce(&mut Queue)) -> Queue {
-        let mut queue = Queue::default();
-        change(&mut queue);
-        queue
-    }
-
-    fn put(secret: &str, last_used: u64) -> Put {
-        Put {
-            token: Arc::new(token(secret)),
-            generation: 1,
-            last_used: UnixMs(last_used),
-        }
-    }
-
-    #[test]
-    fn without_a_database_every_record_moves_to_the_next_number() {
-        let place = Place::new();
-        place.fill(10);
-        let (mut disk, found) = open(&place);
-        assert_eq!(found, 10);
-        disk.db.take().unwrap().close();
-        disk.save().unwrap();
-        disk.close();
-        assert!(!place.db(1).exists() && place.db(2).exists());
-        assert_eq!(place.restored().len(), 10);
-    }
-
-    #[test]
-    fn while_nothing_can_be_written_only_a_removal_takes_the_old_files() {
-        let place = Place::new();
-        place.fill(3);
-        let (mut disk, _) = open(&place);
-        disk.db.take().unwrap().close();
-        // Files where the next databases would be.
-        let blocked = [place.db(2), place.db(3)];
-        for path in &blocked {
-            std::fs::write(path, "").unwrap();
-        }
-        disk.apply(queue(|queue| queue.put(&key("r9"), put("t", 1))), UnixMs(0))
-            .unwrap();
-        assert!(disk.save().is_err());
-        assert!(place.db(1).exists());
-        disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0))
-            .unwrap();
-        disk.apply(queue(|queue| queue.remove(&key("r9"))), UnixMs(0))
-            .unwrap();
-        assert!(disk.save().is_err());
-        assert!(!place.db(1).exists());
-        for path in &blocked {
-            std::fs::remove_file(path).unwrap();
-        }
-        disk.save().unwrap();
-        disk.close();
-        assert_eq!(place.restored(), ["r1", "r2"]);
-    }
-
-    #[test]
-    fn removing_all_leaves_nothing_but_what_was_put_after() {
-        let place = Place::new();
-        place.fill(3);
-        let (mut disk, _) = open(&place);
-        let mut queue = queue(|queue| queue.put(&key("r9"), put(&secret_of("r9"), 1)));
-        queue.remove_all = true;
-        queue.urgent = true;
-        disk.apply(queue, UnixMs(0)).unwrap();
-        disk.save().unwrap();
-        disk.close();
-        assert_eq!(place.restored(), ["r9"]);
-    }
-
-    #[test]
-    fn a_token_too_long_to_store_displaces_the_one_before() {
-        let place = Place::new();
-        place.fill(1);
-        let (mut disk, _) = open(&place);
-        let long = put(&"x".repeat(MAX_RECORD_BYTES), 1);
-        disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0))
-            .unwrap();
-        disk.save().unwrap();
-        disk.close();
-        assert!(place.restored().is_empty());
-    }
-
-    #[test]
-    fn the_least_recently_used_record_makes_room() {
-        let place = Place::new();
-        let (mut disk, _) = open(&place);
-        let full = queue(|queue| {
-            for used in 0..MAX_RECORDS as u64 {
-                queue.put(&key(&format!("r{used}")), put("t", used));
-            }
-        });
-        disk.apply(full, UnixMs(0)).unwrap();
-        disk.apply(
-            queue(|queue| queue.put(&key("new"), put("t", 0))),
-            UnixMs(0),
-        )
-        .unwrap();
-        let name = |resource| disk.sealer.fingerprint(&key(resource).canonical_bytes());
-        assert_eq!(disk.live.len(), MAX_RECORDS);
-        assert!(disk.live.contains_key(&name("new")));
-        assert!(!disk.live.contains_key(&name("r0")));
-    }
-
-    #[test]
-    fn a_database_has_outgrown_its_records_only_when_it_is_large_and_mostly_waste() {
-        let place = Place::new();
-        place.fill(1);
-        let (disk, _) = open(&place);
-        assert!(!disk.has_outgrown(SMALL_BYTES));
-        assert!(disk.has_outgrown(SMALL_BYTES + 1));
-    }
-}
+mod tests;

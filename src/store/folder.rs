@@ -77,10 +77,7 @@ impl Folder {
             .mode(0o600)
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path.join("lock"))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            Errno::WOULDBLOCK => FolderError::InUse,
-            other => FolderError::Io(other.into()),
-        })?;
+        hold(&lock)?;
         let mut folder = Self {
             path: path.to_owned(),
             next: 1,
@@ -99,9 +96,12 @@ impl Folder {
         named
             .filter(|pointer| self.db_path(pointer.current).is_dir())
             .or_else(|| {
+                // Never the one that was set aside: what was purged since may be in it.
+                let aside = named.and_then(|pointer| pointer.quarantine);
+                let numbers = self.numbers().ok()?.into_iter();
                 Some(Pointer {
-                    current: self.numbers().ok()?.into_iter().max()?,
-                    quarantine: None,
+                    current: numbers.filter(|&n| Some(n) != aside).max()?,
+                    quarantine: aside,
                 })
             })
     }
@@ -157,17 +157,7 @@ impl Folder {
 
     /// What everything in the folder takes on disk, as far as it can be read.
     pub fn size_bytes(&self) -> u64 {
-        fn of(folder: &Path) -> u64 {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            entries
-                .filter_map(|entry| {
-                    let facts = entry.metadata().ok()?;
-                    let below = if facts.is_dir() { of(&entry.path()) } else { 0 };
-                    Some(below + facts.blocks() * 512)
-                })
-                .sum()
-        }
-        of(&self.path)
+        size_bytes(&self.path)
     }
 
     /// Removes a database's files, as far as they can be removed.
@@ -204,6 +194,49 @@ impl Folder {
     }
 }
 
+/// What everything in a folder takes on disk, as far as it can be read.
+pub fn size_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let facts = entry.metadata().ok()?;
+            let below = if facts.is_dir() {
+                size_bytes(&entry.path())
+            } else {
+                0
+            };
+            Some(below + facts.blocks() * 512)
+        })
+        .sum()
+}
+
+/// The lock of a folder that is only looked at: it may be read-only, and is not changed. `None`
+/// where no process ever took it.
+///
+/// # Errors
+/// Another process holds it, or it cannot be opened.
+pub fn lock_existing(path: &Path) -> Result<Option<File>, FolderError> {
+    let lock = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path.join("lock"));
+    match lock {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        lock => {
+            let lock = lock?;
+            hold(&lock)?;
+            Ok(Some(lock))
+        }
+    }
+}
+
+fn hold(lock: &File) -> Result<(), FolderError> {
+    flock(lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => FolderError::InUse,
+        other => FolderError::Io(other.into()),
+    })
+}
+
 /// 32 bits, so that counting on from what a damaged file says never overflows.
 fn parse_number(text: &str) -> Option<u64> {
     text.parse::<u32>().ok().map(u64::from)
@@ -212,7 +245,8 @@ fn parse_number(text: &str) -> Option<u64> {
 /// Writes a private file (0600) that is there whole after a crash, or not at all.
 ///
 /// # Errors
-/// Any step failed; the file at `path` is then as it was before.
+/// Any step failed. The file at `path` is then as it was before or whole; if only the last step
+/// failed, to make its name durable, it is the new one.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_added_extension("new");
     let written = write_new(&temporary, bytes)

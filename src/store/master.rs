@@ -17,8 +17,8 @@ use zeroize::Zeroize;
 /// Length of a master key.
 pub const KEY_BYTES: usize = 32;
 
-/// The smallest page there is; where pages are larger, the lock covers the whole of one.
-const PAGE_BYTES: usize = 4096;
+/// The largest page there is on our platforms: unlocking one key's must not unlock another's.
+const PAGE_BYTES: usize = 64 << 10;
 
 /// The key that all sealing keys are derived from. Never printed or copied; wiped when dropped.
 pub struct MasterKey {
@@ -28,7 +28,7 @@ pub struct MasterKey {
 }
 
 /// As large as its alignment, so that nothing else lies in it.
-#[repr(align(4096))]
+#[repr(align(65536))]
 struct Page([u8; PAGE_BYTES]);
 
 /// Which master key: tells keys apart and says nothing about them.
@@ -74,6 +74,10 @@ impl MasterKey {
     }
 
     fn empty() -> Self {
+        #[expect(
+            clippy::large_stack_arrays,
+            reason = "a moment, and nothing is in it yet"
+        )]
         let page = Box::new(Page([0; PAGE_BYTES]));
         // A start must not fail for it: `RLIMIT_MEMLOCK` may leave no room.
         let lock = region::lock(page.0.as_ptr(), PAGE_BYTES);

@@ -249,7 +249,7 @@ impl Store {
             .map_or(Health::Off, |worker| worker.health())
     }
 
-    /// The master keys, as the last write left them; `None` while there are none.
+    /// The master keys, as the last write that succeeded left them; `None` before the first.
     #[must_use]
     pub fn key_facts(&self) -> Option<KeyFacts> {
         self.0.as_ref().and_then(|worker| worker.key_facts())
@@ -258,7 +258,7 @@ impl Store {
     /// Reads everything on disk again and tells what is there. Waits at most `deadline`.
     ///
     /// # Errors
-    /// The store is off, not open, or takes longer.
+    /// The store is off, not open, or takes longer; or something queued before cannot be written.
     pub fn report(&self, deadline: Duration) -> Result<Report, Unanswered> {
         let worker = self.0.as_ref().ok_or(Unanswered::Off)?;
         worker.ask(deadline, |disk, now| disk.report(now))
@@ -272,13 +272,14 @@ impl Store {
     /// would be lost that cannot be opened now.
     pub fn rotate(&self, deadline: Duration) -> Result<Report, Unanswered> {
         let worker = self.0.as_ref().ok_or(Unanswered::Off)?;
+        let each = deadline / 3;
         worker
-            .ask(deadline, Disk::rotate)?
+            .ask(each, Disk::rotate)?
             .map_err(|trouble| Unanswered::Refused(trouble.to_string()))?;
-        if !worker.settle(deadline) {
+        if !worker.settle(each) {
             return Err(worker.unanswered());
         }
-        self.report(deadline)
+        self.report(each)
     }
 
     /// Writes what is queued, stops the thread and gives the folder up. Waits at most `deadline`.

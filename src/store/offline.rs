@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, Trouble};
-use super::folder::{Folder, FolderError};
+use super::folder::{self, Folder, FolderError};
 use super::keys::Keyring;
 use super::machine::Machine;
 use super::report::Report;
@@ -33,6 +33,9 @@ pub enum OfflineError {
     /// The command would drop records; a start of the server does.
     #[error("{0} stored tokens do not open with the keys that are here, and would be lost")]
     Lost(u64),
+    /// The key may be needed to look at what is left of it.
+    #[error("the database is damaged: a start of the server begins a new one")]
+    Damaged,
     /// Whatever else is wrong with folder, key or disk.
     #[error("{0}")]
     Store(String),
@@ -56,16 +59,20 @@ pub fn inspect(
     machine: &Machine,
     now: UnixMs,
 ) -> Result<Report, OfflineError> {
-    let folder = hold(settings)?;
+    exists(settings)?;
     let keys = Keyring::load_existing(settings).map_err(Trouble::from)?;
     let copy = tempfile::tempdir().map_err(OfflineError::Copy)?;
     let path = copy.path().join("store");
-    copy_folder(&settings.path, &path).map_err(OfflineError::Copy)?;
-    let disk_bytes = folder.size_bytes();
-    let copied = Folder::open(&path).map_err(Trouble::from)?;
+    let (copied, disk_bytes) = {
+        let _lock = folder::lock_existing(&settings.path).map_err(Trouble::from)?;
+        (
+            take_copy(&settings.path, &path)?,
+            folder::size_bytes(&settings.path),
+        )
+    };
     Ok(Report {
         disk_bytes,
-        ..Disk::examine(copied, keys, machine, now)?
+        ..Disk::examine(copied, keys, settings, machine, now)?
     })
 }
 
@@ -86,10 +93,13 @@ pub fn purge(settings: &Settings) -> Result<(), OfflineError> {
 pub fn rotate(settings: &Settings, machine: &Machine, now: UnixMs) -> Result<Report, OfflineError> {
     let folder = hold(settings)?;
     let keys = Keyring::load_existing(settings).map_err(Trouble::from)?;
-    let (mut disk, loaded) = Disk::with_keys(folder, keys, settings, machine, now)?;
+    let (mut disk, loaded) = Disk::with(folder, keys, settings, machine, now, false)?;
     let lost = loaded.refused.unreadable;
     if lost > 0 {
         return Err(OfflineError::Lost(lost));
+    }
+    if loaded.is_damaged {
+        return Err(OfflineError::Damaged);
     }
     // What an earlier rotation left is finished first.
     disk.save()?;
@@ -100,15 +110,49 @@ pub fn rotate(settings: &Settings, machine: &Machine, now: UnixMs) -> Result<Rep
     Ok(report)
 }
 
-/// The lock, if there is a store at all.
+/// The folder with its lock, if there is a store at all.
 fn hold(settings: &Settings) -> Result<Folder, OfflineError> {
+    exists(settings)?;
+    Ok(Folder::open(&settings.path).map_err(Trouble::from)?)
+}
+
+fn exists(settings: &Settings) -> Result<(), OfflineError> {
     match settings.mode {
         Mode::Off => Err(OfflineError::Off),
         Mode::Sealed if !settings.path.is_dir() => {
             Err(OfflineError::Missing(settings.path.clone()))
         }
-        Mode::Sealed => Ok(Folder::open(&settings.path).map_err(Trouble::from)?),
+        Mode::Sealed => Ok(()),
     }
+}
+
+/// The pointer file and the database that it names.
+fn take_copy(from: &Path, to: &Path) -> Result<Folder, OfflineError> {
+    let copy = || {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let (name, kind) =
+                entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)))?;
+            if kind.is_dir() {
+                fs::create_dir(to.join(name))?;
+            } else if name == "current" {
+                fs::copy(from.join(&name), to.join(name))?;
+            }
+        }
+        Ok(())
+    };
+    copy().map_err(OfflineError::Copy)?;
+    let folder = Folder::open(to).map_err(Trouble::from)?;
+    if let Some(pointer) = folder.pointer() {
+        let (path, name) = (
+            folder.db_path(pointer.current),
+            format!("db-{}", pointer.current),
+        );
+        fs::remove_dir(&path)
+            .and_then(|()| copy_folder(&from.join(name), &path))
+            .map_err(OfflineError::Copy)?;
+    }
+    Ok(folder)
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {

@@ -86,6 +86,14 @@ pub struct Tally {
 }
 
 impl Report {
+    /// For programs; `sound` as [`is_sound`](Self::is_sound) has it.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let mut told = serde_json::json!(self);
+        told["sound"] = self.is_sound().into();
+        told
+    }
+
     /// Whether every record opens and nothing is damaged.
     #[must_use]
     pub fn is_sound(&self) -> bool {

@@ -20,6 +20,9 @@ use crate::clock::{Boot, Clock, UnixMs};
 
 /// Changes are gathered this long before the next flush.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// A database that does not open, though nothing says that it is damaged, is tried so often before
+/// a new one is begun.
+const PATIENT_TRIES: u32 = 3;
 /// A disk that takes so long for one turn is told as one that does not answer. Longer than a
 /// database may take: that has reasons of its own to tell.
 const STUCK_AFTER_MS: u64 = 15_000;
@@ -173,11 +176,13 @@ impl Handle {
     }
 
     pub fn health(&self) -> Health {
-        let busy_since = self.0.lock().busy_since;
-        if busy_since.is_some_and(|since| self.0.clock.boot().0 > since.0 + STUCK_AFTER_MS) {
-            self.0.degrade("the disk does not answer");
+        let mut state = self.0.lock();
+        let now = self.0.clock.boot();
+        let is_stuck = |since: Boot| now.0 > since.0 + STUCK_AFTER_MS;
+        if state.busy_since.is_some_and(is_stuck) {
+            state.degrade("the disk does not answer");
         }
-        self.0.lock().health.clone()
+        state.health.clone()
     }
 
     pub fn close(&self, deadline: Duration) -> bool {
@@ -200,6 +205,15 @@ impl Drop for Handle {
     }
 }
 
+impl State {
+    fn degrade(&mut self, reason: &str) {
+        if self.health == Health::Ok {
+            tracing::warn!(reason, "tokens are not being stored");
+        }
+        self.health = Health::Degraded(reason.to_owned());
+    }
+}
+
 impl Shared {
     /// A panic under the lock cannot leave the state torn: each change of it is one step.
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -207,11 +221,7 @@ impl Shared {
     }
 
     fn degrade(&self, reason: &str) {
-        let mut state = self.lock();
-        if state.health == Health::Ok {
-            tracing::warn!(reason, "tokens are not being stored");
-        }
-        state.health = Health::Degraded(reason.to_owned());
+        self.lock().degrade(reason);
     }
 
     fn recover(&self) {
@@ -228,7 +238,11 @@ impl Shared {
     }
 
     fn finish(&self) {
-        self.lock().done = true;
+        let mut state = self.lock();
+        state.done = true;
+        // Whoever waits for an answer is told that there is none.
+        state.questions.clear();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -282,11 +296,10 @@ impl Worker {
 
     /// Loads and reports; says whether there is a folder to go on with.
     fn first_turn(&mut self, loaded: &SyncSender<Option<Loaded>>) -> bool {
-        let found = match self.open() {
-            Ok(found) => {
-                self.turn();
-                found
-            }
+        let opened = self.open();
+        let is_open = opened.is_ok();
+        let found = match opened {
+            Ok(found) => found,
             Err(Trouble::Folder(FolderError::InUse)) => {
                 let _ = loaded.send(None);
                 return false;
@@ -301,11 +314,20 @@ impl Worker {
         {
             disk.forget_generations();
         }
+        // After the start has what there was: a first write may take its time.
+        if is_open {
+            self.turn();
+        }
         true
     }
 
     fn open(&mut self) -> Result<Loaded, Trouble> {
-        let (disk, loaded) = Disk::open(&self.settings, &self.machine, self.clock.now())?;
+        let (disk, loaded) = Disk::open(
+            &self.settings,
+            &self.machine,
+            self.clock.now(),
+            self.failures >= PATIENT_TRIES,
+        )?;
         self.disk = Some(disk);
         Ok(loaded)
     }
@@ -360,16 +382,21 @@ impl Worker {
             );
         }
         let applied = disk.apply(queue, self.clock.earliest());
-        let mut saved = disk.save();
+        // Only a disk that is as memory says is looked at, and changed by more than a queue can.
+        if let Err(trouble) = disk.save().and(applied) {
+            self.shared.lock().questions.extend(questions);
+            return Err(trouble);
+        }
         if !questions.is_empty() {
             for question in questions {
                 question(disk, self.clock.now());
             }
-            saved = disk.save();
+            disk.save()?;
         }
-        self.shared.lock().key_facts = Some(disk.key_facts());
-        saved.and(applied)?;
-        self.shared.lock().written = queued;
+        let mut state = self.shared.lock();
+        state.key_facts = Some(disk.key_facts());
+        state.written = queued;
+        drop(state);
         self.shared.changed.notify_all();
         Ok(())
     }

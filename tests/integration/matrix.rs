@@ -27,7 +27,7 @@ const MODE: &str = "FORETOKEN_MODE";
 const LANES: usize = 28;
 
 /// Of each group the ways that are least alike, and none that asks for minutes.
-const SAMPLE: [&str; 18] = [
+const SAMPLE: [&str; 17] = [
     "status-400",
     "status-429-after-seconds",
     "status-503-after-date",
@@ -35,7 +35,6 @@ const SAMPLE: [&str; 18] = [
     "connect-refused",
     "hang",
     "reset-mid-body",
-    "drip",
     "length-too-short",
     "chunked-cut",
     "coding-unknown",

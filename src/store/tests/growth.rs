@@ -14,7 +14,7 @@ const RECORDS: u64 = 200;
 const RECORD_BYTES: u64 = 2_000;
 
 fn open(place: &Place) -> Disk {
-    Disk::open(&place.settings, &machine(), UnixMs(0))
+    Disk::open(&place.settings, &machine(), UnixMs(0), false)
         .unwrap()
         .0
 }

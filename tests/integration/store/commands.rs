@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::jwt::token_of;
+use crate::support::privilege::not_run;
 use crate::support::process::{Served, command, run, write_client_config, write_config};
+use crate::support::wait::until;
 
 const RESOURCES: [&str; 3] = [
     "https://a.example",
@@ -220,11 +222,9 @@ fn a_credential_seals_and_the_old_one_is_told_to_go() {
         calls,
         "the old one opened them"
     );
-    let status = status_of(&served);
-    assert!(
-        status.contains("no record needs an older key any more"),
-        "{status}"
-    );
+    until("everything is sealed anew", || {
+        status_of(&served).contains("no record needs an older key any more")
+    });
     assert_eq!(served.end(Signal::TERM).code(), Some(0));
 
     let mut served = start(&[("foretoken.key", 2)]);
@@ -256,7 +256,7 @@ fn owners(path: &Path, found: &mut Vec<u32>) {
 fn root_leaves_nothing_of_its_own_in_a_store_of_the_service() {
     const SERVICE: u32 = 65_534;
     if !geteuid().is_root() {
-        println!("not run: it takes root to be root");
+        not_run("root in a store of the service", "it takes root to be root");
         return;
     }
     let site = Site::new();

@@ -11,6 +11,7 @@ use rustix::process::geteuid;
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::jwt::token_of;
+use crate::support::privilege::not_run;
 use crate::support::process::{Served, run, write_config};
 
 const RESOURCES: usize = 5;
@@ -70,7 +71,8 @@ fn places(pid: u32, wanted: &[Vec<u8>]) -> Vec<(usize, usize)> {
 #[test]
 fn the_master_key_lies_in_locked_memory_alone_and_cannot_be_read_by_the_same_user() {
     if !geteuid().is_root() {
-        println!("not run: it takes root to read the memory of a process that forbids it");
+        let why = "it takes root to read the memory of a process that forbids it";
+        not_run("the master key in memory", why);
         return;
     }
     let emulator = Emulator::start(emulator_settings()).expect("the emulator starts");
@@ -109,5 +111,5 @@ fn the_master_key_lies_in_locked_memory_alone_and_cannot_be_read_by_the_same_use
     let before: usize = held.iter().map(|(_, open)| open).sum();
     println!("copies of {RESOURCES} tokens in memory: {before} while held, {left} after the purge");
     // Buffers of clients' sockets and of the upstream's answers are wiped as tokens are.
-    assert!(left < before, "{left} of {before}");
+    assert!(left * 4 <= before, "{left} of {before}");
 }

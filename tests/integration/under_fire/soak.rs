@@ -138,8 +138,12 @@ fn memory_descriptors_threads_and_disk_stay_flat() {
     assert!(last.rss_kib <= first.rss_kib + GROWTH_KIB);
     let most = warming.iter().map(|sample| sample.threads).max();
     for sample in flat {
-        // The pool of threads for files may shrink.
-        assert!(Some(sample.threads) <= most, "{}", sample.threads);
+        // The pool of threads for files may shrink, and a call of the database have one for a moment.
+        assert!(
+            Some(sample.threads) <= most.map(|most| most + 1),
+            "{}",
+            sample.threads
+        );
         assert!(sample.disk_bytes < DISK_BYTES, "{}", sample.disk_bytes);
         // What it has at rest, and the links that there are.
         assert!(sample.descriptors.unwrap_or_default() < 100);
