@@ -56,7 +56,7 @@ impl fmt::Display for Figures {
         for (name, (all, good)) in &self.0 {
             write!(
                 f,
-                "{name}: {all} calls met, of which {good} were of no consequence; "
+                "{name}: {all} calls met, {good} of them without a word; "
             )?;
         }
         Ok(())
