@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::effective::{Effective, Meant, Origin, mode_name};
+use super::effective::{Effective, Meant, Origin, engine_name, mode_name};
 
 use super::mistake::{At, Complaint, Mistake, Mistakes, without_echoes};
 use super::names::REMOTE;
@@ -18,7 +18,7 @@ use super::rules::Rules;
 use super::source::{Environment, Platform, SecretFiles};
 use super::{Settings, value};
 use crate::server::Address;
-use crate::store::Mode;
+use crate::store::{Engine, Mode};
 use crate::telemetry::log::{self, Format, Level};
 use crate::{admin, cache, refresh, server, store};
 
@@ -193,6 +193,9 @@ impl Check<'_> {
         let typed = table.string("mode");
         let meaning = |typed: &str| value::choice(typed, &[Mode::Sealed, Mode::Off], mode_name);
         let mode = self.option("store.mode", typed, meaning, fixed(Mode::Sealed));
+        let typed = table.string("engine");
+        let meaning = |typed: &str| value::choice(typed, &[Engine::Sled, Engine::Log], engine_name);
+        let engine = self.option("store.engine", typed, meaning, fixed(Engine::Sled));
         let off = mode.as_ref().is_some_and(|mode| mode.value == Mode::Off);
         let mut place = |key, file| {
             let typed = table.string(key);
@@ -211,6 +214,7 @@ impl Check<'_> {
         self.rules.key.clone_from(&key);
         Some(store::Settings {
             mode: mode?.value,
+            engine: engine?.value,
             path: path?.value,
             key: key?.value,
             credentials: self.credentials.clone(),

@@ -164,6 +164,7 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
         ("limits.max_waiters", limits.max_waiters.to_string()),
         ("limits.max_negatives", refresh.max_negatives.to_string()),
         ("store.mode", format!("{:?}", mode_name(store.mode))),
+        ("store.engine", format!("{:?}", engine_name(store.engine))),
         ("store.path", path(&store.path)),
         ("store.key", path(&store.key)),
         ("server.workers", server.workers.to_string()),
@@ -308,6 +309,14 @@ pub(super) fn listener_option(nth: usize, key: &str) -> String {
 /// A client's option by name; clients are counted from 1.
 pub(super) fn client_option(nth: usize, key: &str) -> String {
     format!("client[{}].{key}", nth + 1)
+}
+
+/// The name of a store's engine in the configuration.
+pub(super) fn engine_name(engine: crate::store::Engine) -> &'static str {
+    match engine {
+        crate::store::Engine::Sled => "sled",
+        crate::store::Engine::Log => "log",
+    }
 }
 
 /// The name of a store mode in the configuration.

@@ -3,7 +3,7 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 42] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 43] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
     ("listener", "expires_on_2017", r#""date""#),
@@ -65,6 +65,7 @@ pub(super) const OPTIONS: [(&str, &str, &str); 42] = [
     ("limits", "max_waiters", "20000"),
     ("limits", "max_negatives", "1000"),
     ("store", "mode", r#""sealed""#),
+    ("store", "engine", r#""sled""#),
     ("store", "path", r#""/var/lib/foretoken/store""#),
     ("store", "key", r#""/var/lib/foretoken/foretoken.key""#),
     ("server", "workers", "4"),

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::db::{Blame, Db, DbError};
+use super::database::{self, Blame, Database, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
 use super::keys::{KeyError, Keyring, RotateError};
 use super::machine::Machine;
@@ -18,7 +18,7 @@ use super::queue::{Change, Queue};
 use super::record::{Decoded, Record};
 use super::report::{KeyFacts, Report, Tally};
 use super::seal::{Fingerprint, Found, Header, Opener, Sealer, Unreadable};
-use super::{Refused, Restored, Settings};
+use super::{Engine, Refused, Restored, Settings};
 use crate::clock::UnixMs;
 use crate::token::TokenKey;
 
@@ -37,6 +37,9 @@ pub(super) const MAX_GROWTH: u64 = 20;
 /// Saves between two looks at the size.
 pub(super) const SAVES_PER_LOOK: u32 = 256;
 
+/// Or so many bytes written.
+pub(super) const LOOK_BYTES: u64 = 8 << 20;
+
 /// The generation of a record that was loaded and not handed out: below every other.
 const UNCLAIMED: u64 = 0;
 
@@ -44,16 +47,19 @@ const UNCLAIMED: u64 = 0;
 pub struct Disk {
     folder: Folder,
     key_file: PathBuf,
+    engine: Engine,
     sealer: Sealer,
     pointer: Option<Pointer>,
     /// None while it has to be written anew.
-    db: Option<Db>,
+    db: Option<Box<dyn Database>>,
     live: HashMap<Fingerprint, Kept>,
     /// Names whose record in `db` differs from `live`.
     dirty: HashSet<Fingerprint>,
     /// Somebody's removal is not on disk yet.
     purging: bool,
     saves: u32,
+    /// Bytes written since the last look at the size.
+    written: u64,
 }
 
 struct Kept {
@@ -134,12 +140,14 @@ impl Disk {
             pointer: folder.pointer(),
             folder,
             key_file: settings.key.clone(),
+            engine: settings.engine,
             sealer: Sealer::new(keys, machine.clone(), now)?,
             db: None,
             live: HashMap::new(),
             dirty: HashSet::new(),
             purging: false,
             saves: 0,
+            written: 0,
         })
     }
 
@@ -168,7 +176,8 @@ impl Disk {
     ) -> Result<Report, Trouble> {
         let mut disk = Self::new(folder, keys, settings, machine, now)?;
         let damage = disk.pointer.and_then(|pointer| {
-            let opened = Db::open(&disk.folder.db_path(pointer.current));
+            let path = disk.folder.db_path(pointer.current);
+            let opened = database::open(database::engine_of(&path), &path);
             opened.map(|(db, _)| disk.db = Some(db)).err()
         });
         let mut report = disk.report(now);
@@ -182,7 +191,9 @@ impl Disk {
             return Ok(loaded);
         };
         self.folder.sweep(pointer);
-        let damage = match Db::open(&self.folder.db_path(pointer.current)) {
+        let path = self.folder.db_path(pointer.current);
+        let engine = database::engine_of(&path);
+        let damage = match database::open(engine, &path) {
             Ok((db, repaired)) => {
                 let scan = db.scan(MAX_RECORDS);
                 if let Some(error) = scan.cut_short {
@@ -199,7 +210,7 @@ impl Disk {
                     if let Some(error) = repaired {
                         tracing::warn!(%error, records, "store database repaired by removing its snapshots");
                     }
-                    if anew || self.sealer.keys().is_rotating() {
+                    if anew || self.sealer.keys().is_rotating() || engine != self.engine {
                         // Nothing under the key before is to stay, not even in the database's log.
                         db.discard();
                     } else {
@@ -410,8 +421,8 @@ impl Disk {
     /// # Errors
     /// Sealing failed for one of them; the others are taken.
     pub fn apply(&mut self, queue: Queue, now: UnixMs) -> Result<(), Trouble> {
-        self.purging |= queue.urgent;
         if queue.remove_all {
+            self.purging = true;
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
             // Neither its log nor a damaged one kept for a look outlives this.
             if let Some(db) = self.db.take() {
@@ -423,7 +434,9 @@ impl Disk {
         }
         if queue.remove_unclaimed {
             let unclaimed = self.live.extract_if(|_, kept| kept.generation == UNCLAIMED);
-            self.dirty.extend(unclaimed.map(|(name, _)| name));
+            let gone: Vec<_> = unclaimed.map(|(name, _)| name).collect();
+            self.purging |= !gone.is_empty();
+            self.dirty.extend(gone);
         }
         let mut result = Ok(());
         for (key, change) in queue.changes {
@@ -441,6 +454,7 @@ impl Disk {
         let key = key.canonical_bytes();
         let name = self.sealer.fingerprint(&key);
         if change.remove && self.live.remove(&name).is_some() {
+            self.purging = true;
             self.dirty.insert(name);
         }
         let Some(put) = change.put else {
@@ -490,6 +504,12 @@ impl Disk {
     /// The disk.
     pub fn save(&mut self) -> Result<(), Trouble> {
         let saved = match self.db.take() {
+            // What is to be gone is to be gone from the database's log, too, and not to come back
+            // should that be damaged.
+            Some(db) if self.purging => {
+                db.discard();
+                self.rewrite()
+            }
             None => self.rewrite(),
             Some(db) => self.update(db),
         };
@@ -518,20 +538,26 @@ impl Disk {
     }
 
     /// Writes what changed. A database that fails is of no more use and is let go.
-    fn update(&mut self, db: Db) -> Result<(), Trouble> {
+    fn update(&mut self, db: Box<dyn Database>) -> Result<(), Trouble> {
         if !self.dirty.is_empty() {
             let changes = self.dirty.iter().map(|name| {
                 let kept = self.live.get(name);
                 (*name, kept.map(|kept| Arc::clone(&kept.sealed)))
             });
+            let changes: Vec<database::Change> = changes.collect();
+            let sealed = changes.iter().filter_map(|(_, sealed)| sealed.as_deref());
+            self.written += sealed.map(|sealed| sealed.len() as u64).sum::<u64>();
             if let Err(error) = db.write(changes) {
                 db.discard();
                 return Err(error.into());
             }
-            self.saves = self.saves.wrapping_add(1);
-            if self.saves.is_multiple_of(SAVES_PER_LOOK) && self.has_outgrown(db.size_bytes()) {
-                db.discard();
-                return self.rewrite();
+            self.saves += 1;
+            if self.saves >= SAVES_PER_LOOK || self.written >= LOOK_BYTES {
+                (self.saves, self.written) = (0, 0);
+                if self.has_outgrown(db.size_bytes()) {
+                    db.discard();
+                    return self.rewrite();
+                }
             }
         }
         self.db = Some(db);
@@ -558,9 +584,9 @@ impl Disk {
         }
     }
 
-    fn write_database(&mut self, number: u64) -> Result<Db, Trouble> {
+    fn write_database(&mut self, number: u64) -> Result<Box<dyn Database>, Trouble> {
         let path = self.folder.db_path(number);
-        let (db, _) = Db::open(&path)?;
+        let (db, _) = database::open(self.engine, &path)?;
         let all = self.live.iter();
         let all = all.map(|(name, kept)| (*name, Some(Arc::clone(&kept.sealed))));
         let pointer = Pointer {
@@ -568,7 +594,7 @@ impl Disk {
             quarantine: self.pointer.and_then(|pointer| pointer.quarantine),
         };
         let written = db
-            .write(all)
+            .write(all.collect())
             .map_err(Trouble::from)
             .and_then(|()| Ok(sync_folder(&path)?))
             .and_then(|()| Ok(self.folder.point_at(pointer)?));

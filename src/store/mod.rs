@@ -13,7 +13,7 @@
 //! | `<key>` | 32 random bytes, mode 0600; a credential may take its place ([`keys`]) |
 //! | `<path>/lock` | empty; flocked for the life of the process |
 //! | `<path>/current` | `N\n`, or `N Q\n`: database `N` is in use, `Q` is kept as quarantine |
-//! | `<path>/db-N/` | sled: 16-byte fingerprint → sealed record |
+//! | `<path>/db-N/` | 16-byte fingerprint → sealed record: sled's files, or one log ([`log`]) |
 //!
 //! A sealed record (version 2; integers are big-endian):
 //!
@@ -30,13 +30,15 @@
 //!
 //! The sealing key is derived from the master key, the salt and the machine's binding.
 //!
-//! A removed record does not come back, but its sealed bytes may stay in the database's log until
-//! the space is reused, and in a quarantined database: readable by nobody without the key file.
+//! A removal writes the database anew, so that nothing of the record is left in it; a quarantined
+//! database keeps its bytes until the next one: readable by nobody without the key.
 
+mod database;
 mod db;
 mod disk;
 mod folder;
 pub mod keys;
+mod log;
 pub mod machine;
 pub mod master;
 pub mod offline;
@@ -58,7 +60,7 @@ use crate::token::{AccessToken, TokenKey};
 
 use machine::Machine;
 use report::{KeyFacts, Report};
-pub use settings::{Mode, Settings};
+pub use settings::{Engine, Mode, Settings};
 
 // sled panics on damaged files: without unwinding they would become a crash loop.
 #[cfg(not(panic = "unwind"))]

@@ -9,6 +9,8 @@ pub struct Settings {
     pub mode: Mode,
     /// The folder that holds the database, the lock file and the pointer file.
     pub path: PathBuf,
+    /// What keeps the records there.
+    pub engine: Engine,
     /// The master key's file; outside `path`, so that a copied store is useless without it.
     pub key: PathBuf,
     /// systemd's folder of credentials (`$CREDENTIALS_DIRECTORY`), which may hold the key instead.
@@ -22,4 +24,13 @@ pub enum Mode {
     Sealed,
     /// Memory only: a restart starts cold.
     Off,
+}
+
+/// `store.engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// A database of sled's.
+    Sled,
+    /// One file to which changes are appended.
+    Log,
 }

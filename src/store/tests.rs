@@ -57,6 +57,14 @@ pub(super) struct Place {
     crank: Crank,
 }
 
+/// `FORETOKEN_STORE_ENGINE=log` plays the tests with the other one.
+fn engine() -> Engine {
+    match std::env::var("FORETOKEN_STORE_ENGINE").as_deref() {
+        Ok("log") => Engine::Log,
+        _ => Engine::Sled,
+    }
+}
+
 impl Place {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -64,6 +72,7 @@ impl Place {
         Self {
             settings: Settings {
                 mode: Mode::Sealed,
+                engine: engine(),
                 path: dir.path().join("store"),
                 key: dir.path().join("key"),
                 credentials: None,
@@ -94,6 +103,14 @@ impl Place {
         let names = names(&opened);
         assert!(opened.store.close(PATIENCE));
         names
+    }
+
+    /// The file that holds the records.
+    pub(super) fn records(&self, number: u64) -> PathBuf {
+        self.db(number).join(match self.settings.engine {
+            Engine::Sled => "db",
+            Engine::Log => "records.log",
+        })
     }
 
     pub(super) fn db(&self, number: u64) -> PathBuf {
@@ -308,7 +325,7 @@ fn no_file_names_a_token_a_resource_or_an_identity() {
     store.put(&named, &token, 1, UnixMs(1));
     assert!(store.close(PATIENCE));
     let fingerprinted = files(place.dir.path());
-    assert!(fingerprinted.len() > 4);
+    assert!(fingerprinted.len() >= 4);
     for file in fingerprinted {
         let bytes = fs::read(&file).unwrap();
         for text in ["canary", "example", "169.254"] {
@@ -407,7 +424,8 @@ fn settling_says_no_while_the_disk_cannot_be_written() {
 
 #[test]
 fn a_left_over_or_damaged_snapshot_costs_no_record() {
-    let place = Place::new();
+    let mut place = Place::new();
+    place.settings.engine = Engine::Sled;
     place.fill(20);
     let snapshot = |place: &Place| {
         let mut files = files(&place.db(1)).into_iter();
@@ -453,7 +471,7 @@ fn damage_beyond_repair_is_quarantined_once_and_the_store_starts_empty() {
     let place = Place::new();
     place.fill(5);
     for number in 1..=3 {
-        let file = place.db(number).join("db");
+        let file = place.records(number);
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         assert_eq!(place.restored().len(), 0);
@@ -504,7 +522,7 @@ fn whatever_is_cut_off_a_long_log_the_store_starts_and_works() {
     for eighths in 1..8 {
         let place = Place::new();
         copy(original.dir.path(), place.dir.path());
-        let log = fs::File::options().write(true).open(place.db(1).join("db"));
+        let log = fs::File::options().write(true).open(place.records(1));
         let log = log.unwrap();
         log.set_len(log.metadata().unwrap().len() * eighths / 8)
             .unwrap();

@@ -2,7 +2,7 @@
 //! was not owed, and the next good request is served.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use foretoken::app::App;
@@ -11,6 +11,7 @@ use foretoken_emulator::{Emulator, Fault, FaultKind};
 use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
 use crate::support::metrics::{scrape, sum};
+use crate::support::nobody::Nobody;
 use crate::support::wait::until;
 use crate::support::{House, emulator_settings, settings, tcp};
 
@@ -394,15 +395,10 @@ fn probes_are_answered_while_the_upstream_hangs() {
     assert_eq!(house.emulator.counts().total, 4);
 }
 
-/// An address at which nobody listens, until somebody takes it.
-fn dead_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
-}
-
 #[test]
 fn a_dead_upstream_at_the_start_is_no_reason_not_to_start() {
-    let upstream = dead_address();
+    let nobody = Nobody::new();
+    let upstream = nobody.address();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let app = App::start(&settings(upstream, folder.path(), "")).expect("Foretoken starts");
     let address = tcp(&app);
@@ -417,6 +413,7 @@ fn a_dead_upstream_at_the_start_is_no_reason_not_to_start() {
     let words = refused.json()["error_description"].to_string();
     assert!(words.contains("unreachable"), "{words}");
 
+    drop(nobody);
     let emulator = Emulator::start(foretoken_emulator::Settings {
         listen: upstream,
         ..emulator_settings()

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::jwt::{claims_of, token_of};
+use crate::support::nobody::Nobody;
 use crate::support::process::{
     Served, command, run, write_client_config, write_config, write_file,
 };
@@ -249,10 +250,11 @@ fn status_prints_the_keys_as_a_table() {
 #[test]
 fn commands_that_ask_say_so_when_nobody_answers() {
     let folder = folder();
-    let nobody = free_address();
+    let (here, there) = (Nobody::new(), Nobody::new());
+    let nobody = here.address();
     let text = format!(
         "[[listener]]\naddress = \"{nobody}\"\n[admin]\naddress = \"{}\"\n",
-        free_address()
+        there.address()
     );
     let config = write_file(folder.path(), &text);
     let config = config.to_str().expect("a plain path");

@@ -13,6 +13,7 @@ use crate::support::emulator_settings;
 use crate::support::http::{self, Answer};
 use crate::support::jwt::token_of;
 use crate::support::metrics::{scrape, sum};
+use crate::support::nobody::Nobody;
 use crate::support::process::{Served, write_config};
 
 /// The store gathers changes for a second before it writes them, and this is a busy machine.
@@ -84,7 +85,9 @@ fn every_token_is_back_after_a_kill_while_the_upstream_is_dead() {
         folder,
         config,
     } = site;
+    let address = emulator.address();
     emulator.stop();
+    let _nobody = Nobody::at(address);
     let clock = Clock::system();
     let begun = clock.now();
     let served = Served::start(&config, folder.path());
@@ -122,7 +125,9 @@ fn a_clean_stop_writes_everything_and_an_expired_token_is_never_served() {
         folder,
         config,
     } = site;
+    let address = emulator.address();
     emulator.stop();
+    let _nobody = Nobody::at(address);
     std::thread::sleep(Duration::from_millis(2500));
     let served = Served::start(&config, folder.path());
     let status = http::get(served.admin, "/status").json();

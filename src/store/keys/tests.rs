@@ -1,7 +1,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
-use crate::store::Mode;
+use crate::store::{Engine, Mode};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -17,6 +17,7 @@ impl Place {
     fn settings(&self, key: &str, credentials: Option<&str>) -> Settings {
         Settings {
             mode: Mode::Sealed,
+            engine: Engine::Sled,
             path: self.dir.path().join("store"),
             key: self.dir.path().join(key),
             credentials: credentials.map(|name| self.dir.path().join(name)),

@@ -15,6 +15,7 @@ fn sealer_of(byte: u8, machine: Machine) -> Sealer {
     std::fs::write(&path, [byte; 32]).unwrap();
     let settings = crate::store::Settings {
         mode: crate::store::Mode::Sealed,
+        engine: crate::store::Engine::Sled,
         path: dir.path().join("store"),
         key: dir.path().join("key"),
         credentials: Some(dir.path().to_owned()),
@@ -160,6 +161,7 @@ fn a_record_under_the_key_before_opens_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let settings = crate::store::Settings {
         mode: crate::store::Mode::Sealed,
+        engine: crate::store::Engine::Sled,
         path: dir.path().join("store"),
         key: dir.path().join("key"),
         credentials: None,
@@ -221,6 +223,7 @@ fn two_starts_that_draw_the_same_bytes_have_keys_of_their_own() {
     std::fs::write(dir.path().join("foretoken.key"), [1; 32]).unwrap();
     let settings = crate::store::Settings {
         mode: crate::store::Mode::Sealed,
+        engine: crate::store::Engine::Sled,
         path: dir.path().join("store"),
         key: dir.path().join("key"),
         credentials: Some(dir.path().to_owned()),
@@ -292,6 +295,7 @@ mod golden {
         std::fs::write(dir.path().join("foretoken.key"), bytes(&golden["master"])).unwrap();
         let settings = crate::store::Settings {
             mode: crate::store::Mode::Sealed,
+            engine: crate::store::Engine::Sled,
             path: dir.path().join("store"),
             key: dir.path().join("key"),
             credentials: Some(dir.path().to_owned()),

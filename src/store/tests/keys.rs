@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::database;
 use super::super::keys::Keyring;
 use super::super::machine::BindingKind;
 use super::super::offline::{self, OfflineError};
@@ -379,12 +380,12 @@ fn records_of_an_older_and_a_newer_format_are_counted_dropped_and_in_nobodys_way
     };
     let place = Place::new();
     place.fill(1);
-    let (db, _) = super::super::db::Db::open(&place.db(1)).unwrap();
+    let (db, _) = database::open(place.settings.engine, &place.db(1)).unwrap();
     for format in ["format_1", "format_3"] {
         let name = bytes(&golden[format]["name"]).try_into().unwrap();
         let sealed = bytes(&golden[format]["sealed"]);
         let name = super::super::seal::Fingerprint(name);
-        db.write([(name, Some(sealed.into()))].into_iter()).unwrap();
+        db.write(vec![(name, Some(sealed.into()))]).unwrap();
     }
     drop(db);
     let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
@@ -528,4 +529,33 @@ fn a_backup_is_looked_at_where_nothing_can_be_written() {
     let report = offline::inspect(&place.settings, &machine(), NOW).unwrap();
     assert_eq!(report.stored.good, 3);
     assert!(!place.settings.path.join("lock").exists());
+}
+
+#[test]
+fn tokens_go_along_when_the_engine_is_changed() {
+    let mut place = Place::new();
+    place.fill(3);
+    for engine in [Engine::Log, Engine::Sled, Engine::Log] {
+        place.settings.engine = engine;
+        assert_eq!(place.restored(), ALL);
+        // The first write is in the new one's files.
+        assert_eq!(place.restored(), ALL);
+        let stored = files(&place.settings.path);
+        let is_log = |path: &PathBuf| path.ends_with("records.log");
+        assert_eq!(stored.iter().any(is_log), engine == Engine::Log);
+    }
+}
+
+#[test]
+fn nothing_of_a_removed_record_is_left_in_the_database() {
+    let place = Place::new();
+    place.fill(3);
+    let store = place.open().store;
+    wait_until(|| store.key_facts().is_some());
+    let before: Vec<_> = files(&place.db(1));
+    store.remove(&key("r1"));
+    assert!(store.settle(PATIENCE));
+    assert!(before.iter().all(|file| !file.exists()));
+    assert!(store.close(PATIENCE));
+    assert_eq!(place.restored(), ["r0", "r2"]);
 }

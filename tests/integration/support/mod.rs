@@ -4,6 +4,7 @@ pub mod corpus;
 pub mod http;
 pub mod jwt;
 pub mod metrics;
+pub mod nobody;
 pub mod privilege;
 pub mod process;
 pub mod recorded;

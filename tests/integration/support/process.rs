@@ -134,7 +134,13 @@ impl Drop for Served {
 
 /// Writes a configuration for a process of its own: free ports, a log in JSON.
 pub fn write_config(folder: &Path, upstream: SocketAddr, more: &str) -> PathBuf {
-    let text = super::config_text(upstream, &format!("{more}[log]\nformat = \"json\"\n"));
+    // `FORETOKEN_STORE_ENGINE=log` plays the tests with the other engine.
+    let store = match std::env::var("FORETOKEN_STORE_ENGINE") {
+        Ok(engine) if !more.contains("[store]") => format!("[store]\nengine = \"{engine}\"\n"),
+        _ => String::new(),
+    };
+    let more = format!("{more}{store}[log]\nformat = \"json\"\n");
+    let text = super::config_text(upstream, &more);
     write_file(folder, &text)
 }
 

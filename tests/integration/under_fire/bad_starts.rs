@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::TWO_WORKERS;
 use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
+use crate::support::nobody::Nobody;
 use crate::support::privilege::not_run;
 use crate::support::process::{Served, command, write_config, write_file};
 use crate::support::{emulator_settings, wait::until};
@@ -200,11 +201,12 @@ fn start(disk: Disk, source: Source) {
         ADayBehind => emulator.set_mode("date-1d-behind").expect("a mode"),
         FiveMinutesAhead => emulator.set_mode("date-5m-ahead").expect("a mode"),
     }
-    let emulator = if source == Dead {
+    let address = emulator.address();
+    let (emulator, _nobody) = if source == Dead {
         emulator.stop();
-        None
+        (None, Some(Nobody::at(address)))
     } else {
-        Some(emulator)
+        (Some(emulator), None)
     };
 
     let pair = format!("{disk:?} × {source:?}");

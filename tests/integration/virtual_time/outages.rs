@@ -246,6 +246,7 @@ fn nothing_that_the_upstream_refused_is_stored() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let settings = store::Settings {
         mode: store::Mode::Sealed,
+        engine: store::Engine::Sled,
         path: folder.path().join("store"),
         key: folder.path().join("foretoken.key"),
         credentials: None,
