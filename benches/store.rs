@@ -80,9 +80,9 @@ fn stores(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(format!("change_{name}"), records), |b| {
                 b.iter(|| {
                     generation += 1;
+                    store.put(&key(0), &token(&clock), generation, UnixMs(0));
                     // Removals are not gathered for a second; this one removes nothing.
                     store.remove(&key(u64::MAX));
-                    store.put(&key(0), &token(&clock), generation, UnixMs(0));
                     assert!(store.settle(PATIENCE));
                 });
             });
