@@ -9,6 +9,8 @@
 //! - `driver` starts the threads, and a `worker` is one: its `link`s, its `clock`, and the
 //!   `answer`s on them, each judged by `check`.
 //! - `outcome` counts what became of requests, `latency` how long they took.
+//! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
+//!   `report` is what comes out.
 
 #![allow(
     clippy::similar_names,
@@ -16,6 +18,7 @@
 )]
 
 mod answer;
+mod ask;
 mod check;
 mod clock;
 mod driver;
@@ -23,13 +26,21 @@ mod heads;
 mod keys;
 mod latency;
 mod link;
+mod measure;
 mod outcome;
 mod pace;
 mod plan;
+mod process;
+mod report;
+mod span;
 mod worker;
 
 pub use driver::{Driven, Moment, drive};
 pub use heads::Client;
 pub use latency::{Latency, Percentiles};
+pub use measure::{Around, Source, measure};
 pub use outcome::{Counts, Failed, Outcome, Wrong};
 pub use plan::{Keep, Length, Pace, Plan, Target};
+pub use process::Server;
+pub use report::{ClientUse, Idle, Load, Planned, Report, ServerUse, Upstream};
+pub use span::span;
