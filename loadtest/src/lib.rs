@@ -10,7 +10,7 @@
 //!   `answer`s on them, each judged by `check`.
 //! - `outcome` counts what became of requests, `latency` how long they took.
 //! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
-//!   `report` is what comes out.
+//!   `report` is what comes out. A `scenario` has all of it in a file.
 
 #![allow(
     clippy::similar_names,
@@ -32,6 +32,7 @@ mod pace;
 mod plan;
 mod process;
 mod report;
+mod scenario;
 mod span;
 mod worker;
 
@@ -43,4 +44,5 @@ pub use outcome::{Counts, Failed, Outcome, Wrong};
 pub use plan::{Keep, Length, Pace, Plan, Target};
 pub use process::Server;
 pub use report::{ClientUse, Idle, Load, Planned, Report, ServerUse, Upstream};
+pub use scenario::Scenario;
 pub use span::span;

@@ -3,14 +3,16 @@
 mod progress;
 mod run_flags;
 
+use std::env;
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use foretoken_load::{Around, Client, Report, Server, Source, measure};
+use clap::{Args, Parser, Subcommand};
+use foretoken_load::{Around, Client, Report, Scenario, Server, Source, measure};
 
 use crate::progress::Progress;
 use crate::run_flags::RunFlags;
@@ -31,13 +33,34 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     Run(Box<RunFlags>),
+    Scenario(ScenarioFlags),
     /// Lists the clients whose requests can be sent
     Clients,
+}
+
+/// Plays a scenario: an emulator, a server in front of it, and several loads at once
+///
+/// The file is described in loadtest/README.md; some lie in loadtest/loads. Prints the results as
+/// `run` does, and ends as it does.
+#[derive(Args)]
+struct ScenarioFlags {
+    /// The scenario (TOML)
+    file: PathBuf,
+
+    /// The program that a scenario means by `foretoken`; without it, the one beside this program,
+    /// else the one in the PATH
+    #[arg(long, value_name = "FILE")]
+    foretoken: Option<PathBuf>,
+
+    /// A file for the results in place of standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Run(flags) => run(&flags),
+        Command::Scenario(flags) => scenario(&flags),
         Command::Clients => {
             for client in Client::all() {
                 // Nobody may read that any more.
@@ -80,6 +103,27 @@ fn run(flags: &RunFlags) -> anyhow::Result<Report> {
     progress.end();
     let report = report?;
     drop(server);
+    tell(&report, flags.out.as_deref())?;
+    Ok(report)
+}
+
+fn scenario(flags: &ScenarioFlags) -> anyhow::Result<Report> {
+    let beside = || {
+        let beside = env::current_exe().ok()?.with_file_name("foretoken");
+        beside.is_file().then_some(beside)
+    };
+    let foretoken = flags.foretoken.clone().or_else(beside);
+    let foretoken = foretoken.unwrap_or_else(|| "foretoken".into());
+    let mut progress = None;
+    let report = Scenario::read(&flags.file)?.play(&foretoken, |plans| {
+        let shown = Arc::new(Progress::new(plans.iter().map(|(_, plan)| plan)));
+        progress = Some(Arc::clone(&shown));
+        move |load, moment| shown.tell(load, moment)
+    });
+    if let Some(progress) = progress {
+        progress.end();
+    }
+    let report = report?;
     tell(&report, flags.out.as_deref())?;
     Ok(report)
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use foretoken_emulator::Emulator;
-use foretoken_load::{Around, Client, Keep, Length, Pace, Plan, Report, Source, Target, measure};
+use foretoken_load::{
+    Around, Client, Keep, Length, Pace, Plan, Report, Scenario, Source, Target, measure,
+};
 
 use crate::support::emulator_settings;
 use crate::support::process::{Served, write_config};
@@ -128,3 +130,74 @@ fn whatever_the_links_and_the_client_every_answer_is_right_and_each_key_is_one_c
     );
     assert_eq!(report.idle.expect("idle links").links, 20);
 }
+
+#[test]
+fn a_scenario_plays_with_the_built_program_the_emulators_timeline_and_several_loads() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).expect("a file");
+        file
+    };
+    let spoilt = "name = 'spoilt'\n[[phase]]\nname = 'first'\nat = '0s'\n\
+                  [[phase.fault]]\nmode = 'status-503'\ntimes = 1\n";
+    write("spoilt.toml", spoilt);
+    let scenario = write("test.toml", SCENARIO);
+    let scenario = Scenario::read(&scenario).expect("a scenario");
+    let foretoken = std::path::Path::new(env!("CARGO_BIN_EXE_foretoken"));
+    let report = scenario.play(foretoken, |_| |_, _| {}).expect("a report");
+    assert_eq!((&*report.name, report.wrong()), ("test", 0));
+    let [kept, each] = &report.loads[..] else {
+        panic!("{:?}", report.loads);
+    };
+    assert_eq!(
+        (&*kept.name, kept.counts.right, kept.requests),
+        ("kept", 100, 100)
+    );
+    assert_eq!(
+        (&*each.name, each.counts.right, each.requests),
+        ("each", 50, 50)
+    );
+    assert_eq!((each.links_opened, kept.links_opened), (50, 2));
+    let upstream = report.upstream.expect("an emulator");
+    assert_eq!(
+        (upstream.calls, upstream.faulted),
+        (5 + 1, 1),
+        "each key, and the spoilt one"
+    );
+    assert!(report.server.is_some());
+}
+
+const SCENARIO: &str = r#"
+name = "test"
+prime = "30s"
+duration = "1s"
+[emulator]
+limits = { requests_per_s = 0, at_once = 0 }
+timeline = "spoilt.toml"
+[server]
+command = ["foretoken", "serve", "--config", "{config}"]
+config = """
+[[listener]]
+address = "{target}"
+[admin]
+address = "127.0.0.1:0"
+socket = "off"
+[upstream]
+endpoint = "http://{upstream}"
+[log]
+level = "warn"
+"""
+[[load]]
+name = "kept"
+rate = 100
+links = 2
+keys = 5
+clients = { python-azure-identity = 1, go-autorest = 1 }
+[[load]]
+name = "each"
+rate = 50
+links = 2
+connect_each = true
+keys = 5
+"#;
