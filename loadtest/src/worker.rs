@@ -36,7 +36,9 @@ pub(crate) struct Worker<'a> {
     /// Links with room for a request, in the order in which they became so.
     free: VecDeque<usize>,
     is_free: Vec<bool>,
+    /// Links that wait after a failure, and until when.
     resting: VecDeque<(Instant, usize)>,
+    rests: Vec<bool>,
     checker: Checker,
     random: fastrand::Rng,
     out: Vec<u8>,
@@ -60,6 +62,7 @@ impl<'a> Worker<'a> {
             free: (0..links).collect(),
             is_free: vec![true; links],
             resting: VecDeque::new(),
+            rests: vec![false; links],
             checker: Checker::new(shared.resources.clone()),
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
             out: Vec::new(),
@@ -138,6 +141,9 @@ impl<'a> Worker<'a> {
 
     /// Sends what is due on this link, as far as it has room, in one piece.
     fn fill(&mut self, id: usize) {
+        if self.rests[id] {
+            return;
+        }
         let plan = &self.shared.plan;
         let now = steady();
         let link = &mut self.links[id];
@@ -173,7 +179,10 @@ impl<'a> Worker<'a> {
     }
 
     fn free_if_room(&mut self, id: usize) {
-        if !self.is_free[id] && self.links[id].on_the_way.len() < self.shared.plan.pipeline {
+        if !self.is_free[id]
+            && !self.rests[id]
+            && self.links[id].on_the_way.len() < self.shared.plan.pipeline
+        {
             self.is_free[id] = true;
             self.free.push_back(id);
         }
@@ -184,22 +193,25 @@ impl<'a> Worker<'a> {
             && until <= now
         {
             self.resting.pop_front();
+            self.rests[id] = false;
             self.free_if_room(id);
         }
     }
 
     fn happened(&mut self, event: &Event, buffer: &mut [u8]) {
-        let id = event.token().0;
+        let (id, before) = (event.token().0, self.on_the_way);
         if event.is_writable()
             && let Err(error) = self.links[id].writable()
         {
-            return self.broke(id, &error);
+            self.broke(id, &error);
         }
-        let before = self.on_the_way;
         loop {
             match self.links[id].read(buffer) {
                 Ok(None) => break,
-                Ok(Some(0)) => return self.closed(id),
+                Ok(Some(0)) => {
+                    self.closed(id);
+                    break;
+                }
                 Ok(Some(read)) => {
                     self.arrived(id, &buffer[..read]);
                     // A short read has emptied the socket; its end comes with an event of its own,
@@ -208,11 +220,16 @@ impl<'a> Worker<'a> {
                         break;
                     }
                 }
-                Err(error) => return self.broke(id, &error),
+                Err(error) => {
+                    self.broke(id, &error);
+                    break;
+                }
             }
         }
         if self.on_the_way < before {
             self.fill(id);
+        } else {
+            self.free_if_room(id);
         }
     }
 
@@ -322,6 +339,7 @@ impl<'a> Worker<'a> {
         }
         self.links[id].close();
         self.resting.push_back((now + REST, id));
+        self.rests[id] = true;
     }
 
     fn give_up_overdue(&mut self, now: Instant) {

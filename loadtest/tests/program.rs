@@ -143,7 +143,7 @@ fn the_emulators_spoilt_answers_are_each_found() {
             "--links",
             "1",
             "--timeout",
-            "200ms",
+            "1s",
         ]);
         let load = &results(&output)["loads"][0];
         assert_eq!(load[kind][name], 3, "{mode}: {load}");

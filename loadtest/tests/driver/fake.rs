@@ -1,7 +1,7 @@
 //! A server that answers as a test says.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -58,7 +58,12 @@ impl Fake {
     }
 }
 
-fn serve(mut stream: TcpStream, act: &dyn Fn(usize, &str) -> Act, numbers: &AtomicUsize) {
+/// Answers the requests of one link.
+pub fn serve(
+    mut stream: impl Read + Write,
+    act: &dyn Fn(usize, &str) -> Act,
+    numbers: &AtomicUsize,
+) {
     let (mut waiting, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..read]);

@@ -1,12 +1,13 @@
 //! What is wrong with an answer, or keeps it from coming.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foretoken_load::{Counts, Driven, Keep, Length, Plan, Target, drive};
 
-use crate::fake::{Act, Fake, RESOURCE, Token, answer};
+use crate::fake::{Act, Fake, RESOURCE, Token, answer, serve};
 
 /// The request that is answered otherwise.
 const ODD: usize = 5;
@@ -15,7 +16,7 @@ const REQUESTS: u64 = 20;
 fn plan(fake: &Fake) -> Plan {
     Plan {
         length: Length::Requests(REQUESTS),
-        timeout: Duration::from_millis(300),
+        timeout: Duration::from_secs(10),
         ..Plan::new(Target::Tcp(fake.address))
     }
 }
@@ -26,6 +27,10 @@ fn run(plan: &Plan) -> Driven {
 
 /// Everything is right but the answer to one request.
 fn with_one(odd: impl Fn() -> Act + Send + Sync + 'static) -> (Counts, Fake) {
+    with_one_in(Duration::from_secs(10), odd)
+}
+
+fn with_one_in(timeout: Duration, odd: impl Fn() -> Act + Send + Sync + 'static) -> (Counts, Fake) {
     let fake = Fake::start(move |number, _| {
         if number == ODD {
             odd()
@@ -33,7 +38,11 @@ fn with_one(odd: impl Fn() -> Act + Send + Sync + 'static) -> (Counts, Fake) {
             Act::Send(Token::RIGHT.answer())
         }
     });
-    let counts = run(&plan(&fake)).counts;
+    let counts = run(&Plan {
+        timeout,
+        ..plan(&fake)
+    })
+    .counts;
     assert_eq!(counts.requests(), REQUESTS);
     (counts, fake)
 }
@@ -120,7 +129,8 @@ fn each_answer_that_does_not_come_is_counted_as_what_it_is() {
         ),
     ];
     for (name, odd) in cases {
-        let (counts, fake) = with_one(odd);
+        let timeout = Duration::from_secs(if name == "timed_out" { 1 } else { 10 });
+        let (counts, fake) = with_one_in(timeout, odd);
         assert_eq!(counts.failed, [(name, 1)].into(), "{name}");
         assert_eq!(counts.right, REQUESTS - 1, "{name}");
         assert_eq!(fake.links(), 2, "{name}: the rest goes over a new link");
@@ -185,6 +195,38 @@ fn a_link_that_the_server_ends_properly_costs_no_request() {
         (REQUESTS, 0)
     );
     assert_eq!(driven.links_opened, 8, "one more after each of seven");
+}
+
+#[test]
+fn a_link_that_the_server_ends_without_a_word_is_opened_again() {
+    let fake = Fake::start(|_, _| Act::SendAndClose(Token::RIGHT.answer()));
+    let driven = run(&plan(&fake));
+    // The next request may be on its way when the end of the link comes.
+    let closed = driven.counts.failed.get("closed").copied().unwrap_or(0);
+    assert_eq!(driven.counts.right + closed, REQUESTS);
+    assert!(driven.counts.right >= REQUESTS / 2, "{:?}", driven.counts);
+}
+
+#[test]
+fn what_a_socket_does_not_take_at_once_is_sent_later() {
+    const MANY: usize = 1_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("slow.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        // More requests than a socket holds have been made by now.
+        std::thread::sleep(Duration::from_millis(100));
+        let right = |_: usize, _: &str| Act::Send(Token::RIGHT.answer());
+        serve(stream, &right, &AtomicUsize::new(0));
+    });
+    let plan = Plan {
+        pipeline: MANY,
+        length: Length::Requests(MANY as u64),
+        timeout: Duration::from_secs(5),
+        ..Plan::new(Target::Unix(path))
+    };
+    assert_eq!(run(&plan).counts.right, MANY as u64);
 }
 
 #[test]
