@@ -228,8 +228,6 @@ impl<'a> Worker<'a> {
         }
         if self.on_the_way < before {
             self.fill(id);
-        } else {
-            self.free_if_room(id);
         }
     }
 

@@ -163,6 +163,22 @@ fn a_server_that_is_not_there_is_counted_and_not_hammered() {
 }
 
 #[test]
+fn a_server_that_fails_each_request_is_not_hammered() {
+    let closes = Fake::start(|_, _| Act::Close);
+    let babbles = Fake::start(|_, _| Act::Send("220 ready\r\n".to_owned()));
+    for (name, fake) in [("closed", closes), ("not_http", babbles)] {
+        let driven = run(&Plan {
+            length: Length::For(Duration::from_millis(200)),
+            ..plan(&fake)
+        });
+        let counts = driven.counts;
+        let failed = counts.failed[name];
+        assert_eq!(counts.requests(), failed);
+        assert!((1..=21).contains(&failed), "one each 10 ms: {failed}");
+    }
+}
+
+#[test]
 fn kept_links_are_kept_and_others_are_not() {
     for (keep, links, opened) in [(Keep::Alive, 4, 4), (Keep::OneRequest, 4, 20)] {
         let fake = Fake::start(|_, _| Act::Send(Token::RIGHT.answer()));
