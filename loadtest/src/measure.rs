@@ -56,7 +56,7 @@ impl Source<'_> {
 /// What the first of several loads to reach its measured part finds, and leaves for the rest.
 struct Began {
     server: Option<Usage>,
-    client: Usage,
+    client_us: u64,
 }
 
 /// Carries out all loads at the same time. What happens in each is told to `watch` with its number.
@@ -92,7 +92,7 @@ pub fn measure(
         began.get_or_insert_with(|| {
             Ok(Began {
                 server: use_of_server()?,
-                client: Usage::read(std::process::id())?,
+                client_us: Usage::own_cpu_us()?,
             })
         });
     };
@@ -115,14 +115,14 @@ pub fn measure(
     })?;
     let began = began.into_inner().expect("nobody panicked with it");
     let began = began.context("no load began")??;
-    let (server, client) = (use_of_server()?, Usage::read(std::process::id())?);
+    let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
 
     let loads = loads.iter().zip(driven);
     let loads: Vec<_> = loads
         .map(|((name, plan), driven)| Load::new(name, plan, driven))
         .collect();
     let requests = loads.iter().map(|load| load.requests).sum();
-    let cpu_us = client.cpu_us.saturating_sub(began.client.cpu_us);
+    let cpu_us = client_us.saturating_sub(began.client_us);
     let mut report = Report::new(
         loads,
         ClientUse {

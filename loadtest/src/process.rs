@@ -116,7 +116,7 @@ impl Usage {
         for stat in tree {
             let status = fs::read_to_string(format!("/proc/{}/status", stat.pid));
             let status = status.unwrap_or_default();
-            usage.cpu_us += stat.ticks * 1_000_000 / clock_ticks_per_second();
+            usage.cpu_us += stat.cpu_us();
             usage.rss_kib += kib(&status, "VmRSS:").unwrap_or(0);
             usage.rss_peak_kib += kib(&status, "VmHWM:").unwrap_or(0);
             let maps = fs::read_to_string(format!("/proc/{}/smaps_rollup", stat.pid));
@@ -124,6 +124,12 @@ impl Usage {
             usage.pss_kib = usage.pss_kib.zip(pss).map(|(sum, pss)| sum + pss);
         }
         Ok(usage)
+    }
+
+    /// Time on a CPU of this process alone: a server that was started here is its child.
+    pub(crate) fn own_cpu_us() -> anyhow::Result<u64> {
+        let own = Stat::read(std::process::id()).context("this process is not in /proc")?;
+        Ok(own.cpu_us())
     }
 
     /// The fairer of the two: what is shared counts once.
@@ -151,6 +157,10 @@ impl Stat {
             parent: u32::try_from(number(1)?).ok()?,
             ticks: number(11)? + number(12)?,
         })
+    }
+
+    fn cpu_us(&self) -> u64 {
+        self.ticks * 1_000_000 / clock_ticks_per_second()
     }
 }
 
@@ -194,10 +204,18 @@ mod tests {
             thread::sleep(LOOK);
             seen = spun();
         }
+        let child = Usage::read(shell.id()).unwrap();
+        let alone_us = Usage::own_cpu_us().unwrap();
+        let both = Usage::read(std::process::id()).unwrap();
         let group = Pid::from_raw(i32::try_from(shell.id()).unwrap()).unwrap();
         rustix::process::kill_process_group(group, Signal::KILL).unwrap();
         shell.wait().unwrap();
         assert!(seen, "the child's work is its parent's");
+        let apart = alone_us + child.cpu_us <= both.cpu_us;
+        assert!(
+            apart,
+            "{alone_us} {child:?} {both:?}: what is started is no work of ours"
+        );
         assert!(Usage::read(shell.id()).is_err());
     }
 
