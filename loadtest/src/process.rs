@@ -1,7 +1,6 @@
 //! The server as a process: started if need be, and what the kernel says it used.
 
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -40,8 +39,8 @@ impl Server {
             bind_to(cpus)?;
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        // Ctrl-C is for us: the server is ended when we end.
-        let started = command.process_group(0).spawn();
+        // It stays in our process group, so that Ctrl-C, which ends us without a word, ends it too.
+        let started = command.spawn();
         sched_setaffinity(None, &own)?;
         let started =
             started.with_context(|| format!("cannot start {}", command.get_program().display()))?;
@@ -182,6 +181,8 @@ pub(crate) fn allow_many_files() {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+
     use super::*;
 
     #[test]
