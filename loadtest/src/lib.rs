@@ -1,2 +1,48 @@
-//! The load driver's place. Scenarios, the driver and its reports live here once they are written;
-//! the emulator beside it (`loadtest/emulator`) already serves tests and the demo.
+//! The load driver: asks a managed identity endpoint for tokens, at a pace and in the words of
+//! real clients, checks every answer, and tells how long they took.
+//!
+//! It shares no code with the proxy it drives; what is right is for `check` to say, from the
+//! token itself.
+//!
+//! - `plan` says what is asked; `heads` has the requests of real clients, `keys` which key is next,
+//!   `pace` when.
+//! - `driver` starts the threads, and a `worker` is one: its `link`s, its `clock`, and the
+//!   `answer`s on them, each judged by `check`.
+//! - `outcome` counts what became of requests, `latency` how long they took.
+//! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
+//!   `report` is what comes out. A `scenario` has all of it in a file.
+
+#![allow(
+    clippy::similar_names,
+    reason = "names end in their unit: `ends_s` beside `ends_ms`"
+)]
+
+mod answer;
+mod ask;
+mod check;
+mod clock;
+mod driver;
+mod heads;
+mod keys;
+mod latency;
+mod link;
+mod measure;
+mod outcome;
+mod pace;
+mod plan;
+mod process;
+mod report;
+mod scenario;
+mod span;
+mod worker;
+
+pub use driver::{Driven, Moment, drive};
+pub use heads::Client;
+pub use latency::{Latency, Percentiles};
+pub use measure::{Around, Source, measure};
+pub use outcome::{Counts, Failed, Outcome, Wrong};
+pub use plan::{Keep, Length, Pace, Plan, Target};
+pub use process::Server;
+pub use report::{ClientUse, Idle, Load, Planned, Report, ServerUse, Upstream};
+pub use scenario::Scenario;
+pub use span::span;

@@ -15,6 +15,7 @@ mod expires_in;
 mod flood;
 mod forced;
 mod json_answers;
+mod load;
 mod many_keys;
 mod matrix;
 mod names;

@@ -1,0 +1,99 @@
+//! When: both clocks read at one moment, and a timer finer than a poll's milliseconds. Nothing else
+//! here reads time.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this is the driver's place to read time"
+)]
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+/// The steady clock.
+pub(crate) fn steady() -> Instant {
+    Instant::now()
+}
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub steady: Instant,
+    unix: Duration,
+}
+
+impl Now {
+    pub(crate) fn read() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            steady: steady(),
+            unix: unix.unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn unix_ms(self) -> u64 {
+        millis(self.unix)
+    }
+
+    /// What the wall clock said at an earlier moment, if it was not set since.
+    pub(crate) fn unix_ms_at(self, then: Instant) -> u64 {
+        let ago = self.steady.saturating_duration_since(then);
+        millis(self.unix.saturating_sub(ago))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Wakes a poll at a given moment, as exactly as the kernel can: a poll's own timeout is counted
+/// in whole milliseconds, in which a thread should send twenty requests.
+pub(crate) struct Timer {
+    timer: OwnedFd,
+    set_for: Option<Instant>,
+}
+
+impl Timer {
+    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self {
+            timer,
+            set_for: None,
+        })
+    }
+
+    /// Sets it, unless it is set for that moment already. A moment that has passed is not for it.
+    pub(crate) fn set(&mut self, at: Instant, now: Instant) -> io::Result<()> {
+        if self.set_for == Some(at) {
+            return Ok(());
+        }
+        // Nothing at all would switch it off.
+        let wait = at
+            .saturating_duration_since(now)
+            .max(Duration::from_nanos(1));
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: Timespec {
+                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: wait.subsec_nanos().into(),
+            },
+        };
+        timerfd_settime(self.timer.as_fd(), TimerfdTimerFlags::empty(), &once)?;
+        self.set_for = Some(at);
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! `foretoken-load`: the load driver as a program.
+
+mod progress;
+mod run_flags;
+
+use std::env;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use foretoken_load::{Around, Client, Report, Scenario, Server, Source, measure};
+
+use crate::progress::Progress;
+use crate::run_flags::RunFlags;
+
+/// The exit code if an answer was wrong; 1 is for what could not be carried out, 2 for a mistake on
+/// the command line.
+const WRONG: u8 = 3;
+
+/// Asks managed identity endpoints for tokens as real clients do, checks every answer, and tells
+/// how long they took.
+#[derive(Parser)]
+#[command(version, name = "foretoken-load")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<RunFlags>),
+    Scenario(ScenarioFlags),
+    /// Lists the clients whose requests can be sent
+    Clients,
+}
+
+/// Plays a scenario: an emulator, a server in front of it, and several loads at once
+///
+/// The file is described in loadtest/README.md; some lie in loadtest/loads. Prints the results as
+/// `run` does, and ends as it does.
+#[derive(Args)]
+struct ScenarioFlags {
+    /// The scenario (TOML)
+    file: PathBuf,
+
+    /// The program that a scenario means by `foretoken`; without it, the one beside this program,
+    /// else the one in the PATH
+    #[arg(long, value_name = "FILE")]
+    foretoken: Option<PathBuf>,
+
+    /// A file for the results in place of standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let done = match Options::parse().command {
+        Command::Run(flags) => run(&flags),
+        Command::Scenario(flags) => scenario(&flags),
+        Command::Clients => {
+            for client in Client::all() {
+                // Nobody may read that any more.
+                let _ = writeln!(io::stdout(), "{}", client.name());
+            }
+            return ExitCode::SUCCESS;
+        }
+    };
+    match done {
+        Ok(report) if report.wrong() > 0 => ExitCode::from(WRONG),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("foretoken-load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &RunFlags) -> anyhow::Result<Report> {
+    let plan = flags.plan();
+    plan.check()?;
+    let server = match flags.server.as_slice() {
+        [] => None,
+        [program, arguments @ ..] => {
+            let mut command = process::Command::new(program);
+            command.args(arguments);
+            Some(Server::start(command, &flags.server_cpus, &plan.target)?)
+        }
+    };
+    let around = Around {
+        pid: flags.pid.or(server.as_ref().map(Server::pid)),
+        upstream: flags.emulator.map(Source::At),
+        idle: flags.idle,
+        prime: flags.prime,
+        timeline: None,
+    };
+    let loads = [("run".to_owned(), plan)];
+    let progress = Progress::new(loads.iter().map(|(_, plan)| plan));
+    let report = measure(&loads, &around, |load, moment| progress.tell(load, moment));
+    progress.end();
+    let report = report?;
+    drop(server);
+    tell(&report, flags.out.as_deref())?;
+    Ok(report)
+}
+
+fn scenario(flags: &ScenarioFlags) -> anyhow::Result<Report> {
+    let beside = || {
+        let beside = env::current_exe().ok()?.with_file_name("foretoken");
+        beside.is_file().then_some(beside)
+    };
+    let foretoken = flags.foretoken.clone().or_else(beside);
+    let foretoken = foretoken.unwrap_or_else(|| "foretoken".into());
+    let mut progress = None;
+    let report = Scenario::read(&flags.file)?.play(&foretoken, |plans| {
+        let shown = Arc::new(Progress::new(plans.iter().map(|(_, plan)| plan)));
+        progress = Some(Arc::clone(&shown));
+        move |load, moment| shown.tell(load, moment)
+    });
+    if let Some(progress) = progress {
+        progress.end();
+    }
+    let report = report?;
+    tell(&report, flags.out.as_deref())?;
+    Ok(report)
+}
+
+fn tell(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
+    match out {
+        Some(file) => fs::write(file, report.json())
+            .with_context(|| format!("cannot write {}", file.display()))?,
+        None => io::stdout().write_all(report.json().as_bytes())?,
+    }
+    eprint!("{}", report.summary());
+    Ok(())
+}

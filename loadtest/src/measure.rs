@@ -1,0 +1,216 @@
+//! Loads with what is measured around them: the server's process, idle links, calls upstream.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use foretoken_emulator::{Counts, Emulator, Scenario};
+
+use crate::ask::{Asker, emulator_counts, prime};
+use crate::clock::steady;
+use crate::driver::{Driven, Moment, drive};
+use crate::plan::Plan;
+use crate::process::{Usage, allow_many_files};
+use crate::report::{
+    ClientUse, Idle, Load, Report, ServerUse, Upstream, each, float, rounded, seconds,
+};
+
+/// What is measured, and done before, around one or more loads.
+#[derive(Default)]
+pub struct Around<'a> {
+    /// The server's process.
+    pub pid: Option<u32>,
+    /// The emulator behind it.
+    pub upstream: Option<Source<'a>>,
+    /// Links that ask once before the load and then stay idle beside it. They go to the first
+    /// load's target.
+    pub idle: usize,
+    /// Time in which each key of each load must have got a token, before the load begins. None
+    /// begins at once.
+    pub prime: Option<Duration>,
+    /// What happens upstream, in an emulator in this process. It begins before the first request, so
+    /// that the first tokens too have the life that it gives.
+    pub timeline: Option<Scenario>,
+}
+
+/// An emulator that tells its counts.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// By its control path.
+    At(SocketAddr),
+    /// In this process.
+    Here(&'a Emulator),
+}
+
+impl Source<'_> {
+    fn counts(self) -> anyhow::Result<Counts> {
+        match self {
+            Self::At(address) => emulator_counts(address),
+            Self::Here(emulator) => Ok(emulator.counts()),
+        }
+    }
+}
+
+/// What the first of several loads to reach its measured part finds, and leaves for the rest.
+struct Began {
+    server: Option<Usage>,
+    client_us: u64,
+}
+
+/// Carries out all loads at the same time. What happens in each is told to `watch` with its number.
+///
+/// # Errors
+/// As [`drive`]; and if the process or the emulator is not there, an idle link cannot be opened, or
+/// keys have no tokens in time.
+pub fn measure(
+    loads: &[(String, Plan)],
+    around: &Around,
+    watch: impl Fn(usize, Moment) + Sync,
+) -> anyhow::Result<Report> {
+    for (name, plan) in loads {
+        plan.check().with_context(|| format!("load {name}"))?;
+    }
+    allow_many_files();
+    let use_of_server = || around.pid.map(Usage::read).transpose();
+    let upstream_before = around.upstream.map(Source::counts).transpose()?;
+    if let (Some(Source::Here(emulator)), Some(timeline)) = (around.upstream, &around.timeline) {
+        emulator.play(timeline.clone());
+    }
+    if let Some(within) = around.prime {
+        let until = steady() + within;
+        for (_, plan) in loads {
+            prime(plan, || steady() > until)?;
+        }
+    }
+    let idle = IdleLinks::open(loads, around)?;
+
+    let began: Mutex<Option<anyhow::Result<Began>>> = Mutex::new(None);
+    let begins = || {
+        let mut began = began.lock().expect("nobody panics with it");
+        began.get_or_insert_with(|| {
+            Ok(Began {
+                server: use_of_server()?,
+                client_us: Usage::own_cpu_us()?,
+            })
+        });
+    };
+    let driven = thread::scope(|scope| {
+        let (begins, watch) = (&begins, &watch);
+        let all = loads.iter().enumerate().map(|(number, (_, plan))| {
+            scope.spawn(move || {
+                drive(plan, |moment| {
+                    if moment == Moment::Measured {
+                        begins();
+                    }
+                    watch(number, moment);
+                })
+            })
+        });
+        let all: Vec<_> = all.collect();
+        all.into_iter()
+            .map(|one| one.join().expect("a load that does not panic"))
+            .collect::<anyhow::Result<Vec<Driven>>>()
+    })?;
+    let began = began.into_inner().expect("nobody panicked with it");
+    let began = began.context("no load began")??;
+    let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
+
+    let loads = loads.iter().zip(driven);
+    let loads: Vec<_> = loads
+        .map(|((name, plan), driven)| Load::new(name, plan, driven))
+        .collect();
+    let requests = loads.iter().map(|load| load.requests).sum();
+    let cpu_us = client_us.saturating_sub(began.client_us);
+    let mut report = Report::new(
+        loads,
+        ClientUse {
+            cpu_s: seconds(cpu_us),
+            cpu_us_per_request: each(cpu_us, requests),
+        },
+    );
+    if let (Some(pid), Some(before), Some(after)) = (around.pid, began.server, server) {
+        let cpu_us = after.cpu_us.saturating_sub(before.cpu_us);
+        report.server = Some(ServerUse {
+            pid,
+            cpu_s: seconds(cpu_us),
+            cpu_us_per_request: each(cpu_us, requests),
+            rss_before_kib: before.rss_kib,
+            rss_after_kib: after.rss_kib,
+            rss_peak_kib: after.rss_peak_kib,
+            pss_after_kib: after.pss_kib,
+        });
+    }
+    report.idle = idle.map(|idle| idle.close(around)).transpose()?;
+    if let (Some(source), Some(before)) = (around.upstream, upstream_before) {
+        report.upstream = Some(Upstream::between(&before, &source.counts()?));
+    }
+    Ok(report)
+}
+
+impl Upstream {
+    fn between(before: &Counts, after: &Counts) -> Self {
+        let since = |count: fn(&Counts) -> u64| count(after).saturating_sub(count(before));
+        Self {
+            calls: since(|counts| counts.token_calls),
+            throttled: since(|counts| counts.throttled),
+            faulted: since(|counts| counts.faulted),
+            refused: since(|counts| counts.refused),
+            peak_per_s: after.peak_rate_per_s,
+            peak_at_once: after.peak_concurrency,
+        }
+    }
+}
+
+/// Open links that wait for nothing.
+struct IdleLinks {
+    links: Vec<Asker>,
+    before_kib: u64,
+    with_kib: u64,
+}
+
+impl IdleLinks {
+    /// From no link to memory to report: how long a server may take to notice that links are gone.
+    const NOTICE: Duration = Duration::from_millis(500);
+
+    fn open(loads: &[(String, Plan)], around: &Around) -> anyhow::Result<Option<Self>> {
+        let Some((_, plan)) = loads.first().filter(|_| around.idle > 0) else {
+            return Ok(None);
+        };
+        let pid = around
+            .pid
+            .context("idle links are measured at a server whose process is known")?;
+        let asked = || -> anyhow::Result<Asker> {
+            let mut link = Asker::open(&plan.target)?;
+            link.token(&plan.target, 0, plan.keys)?;
+            Ok(link)
+        };
+        // What a server makes for its first link is not what each costs.
+        drop(asked()?);
+        let before_kib = Usage::read(pid)?.memory_kib();
+        let links = (0..around.idle).map(|_| asked());
+        let links = links.collect::<anyhow::Result<_>>()?;
+        Ok(Some(Self {
+            links,
+            before_kib,
+            with_kib: Usage::read(pid)?.memory_kib(),
+        }))
+    }
+
+    fn close(self, around: &Around) -> anyhow::Result<Idle> {
+        let links = self.links.len();
+        drop(self.links);
+        thread::sleep(Self::NOTICE);
+        let after = around.pid.map(Usage::read).transpose()?;
+        Ok(Idle {
+            links,
+            before_kib: self.before_kib,
+            with_kib: self.with_kib,
+            kib_per_link: rounded(
+                (float(self.with_kib) - float(self.before_kib)) / float(links as u64),
+            ),
+            after_close_kib: after.unwrap_or_default().memory_kib(),
+        })
+    }
+}

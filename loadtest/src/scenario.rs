@@ -1,0 +1,351 @@
+//! A scenario: a server, the emulator behind it, what happens upstream, and several loads at once.
+//! The README describes the file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use foretoken_emulator::{Emulator, Limits, Scenario as Timeline, Settings};
+use serde::{Deserialize, Deserializer};
+use tempfile::TempDir;
+
+use crate::driver::Moment;
+use crate::heads::Client;
+use crate::measure::{Around, Source, measure};
+use crate::plan::{Keep, Length, Pace, Plan, Target};
+use crate::process::Server;
+use crate::report::Report;
+use crate::span::span;
+
+/// A scenario as its file has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    name: String,
+    /// For people.
+    #[serde(default)]
+    #[allow(dead_code, reason = "it is there to be read in the file")]
+    about: String,
+    #[serde(default, deserialize_with = "spanned")]
+    warm_up: Duration,
+    #[serde(deserialize_with = "spanned")]
+    duration: Duration,
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    prime: Option<Duration>,
+    #[serde(default)]
+    idle: usize,
+    emulator: Upstream,
+    server: Served,
+    load: Vec<Asked>,
+    /// Where the files lie that it names.
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// `[emulator]`: upstream, in this process.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Upstream {
+    listen: Option<SocketAddr>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    lifetime: Option<Duration>,
+    #[serde(default, deserialize_with = "spanned")]
+    latency: Duration,
+    /// A scenario of the emulator's, which begins before the first request.
+    timeline: Option<PathBuf>,
+}
+
+/// `[server]`: what is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Served {
+    command: Vec<String>,
+    /// The text of its configuration, or the file with it.
+    config: Option<String>,
+    config_file: Option<PathBuf>,
+    target: Option<String>,
+    #[serde(default)]
+    cpus: Vec<usize>,
+}
+
+/// `[[load]]`: some of the callers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    name: String,
+    rate: Option<u32>,
+    #[serde(default = "one")]
+    links: usize,
+    #[serde(default)]
+    connect_each: bool,
+    #[serde(default = "one")]
+    pipeline: usize,
+    #[serde(default)]
+    clients: BTreeMap<String, u32>,
+    #[serde(default = "one")]
+    keys: usize,
+    #[serde(default)]
+    skew: f64,
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    timeout: Option<Duration>,
+    #[serde(default = "one")]
+    threads: usize,
+    #[serde(default)]
+    cpus: Vec<usize>,
+    #[serde(default)]
+    seed: u64,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
+fn perhaps_spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    spanned(from).map(Some)
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is no scenario: with its line.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        let scenario: Self =
+            toml::from_str(&text).with_context(|| format!("in {}", file.display()))?;
+        ensure!(
+            !scenario.load.is_empty(),
+            "{}: it has no [[load]]",
+            file.display()
+        );
+        Ok(Self {
+            folder: file.parent().unwrap_or(Path::new("")).to_owned(),
+            ..scenario
+        })
+    }
+
+    /// Its loads, at a target.
+    ///
+    /// # Errors
+    /// If a client is unknown or a load out of range.
+    pub fn plans(&self, target: &Target) -> anyhow::Result<Vec<(String, Plan)>> {
+        let plans = self.load.iter().map(|load| {
+            let plan = self.plan(load, target);
+            let plan = plan.with_context(|| format!("load {}", load.name))?;
+            Ok((load.name.clone(), plan))
+        });
+        plans.collect()
+    }
+
+    fn plan(&self, load: &Asked, target: &Target) -> anyhow::Result<Plan> {
+        let base = Plan::new(target.clone());
+        let clients = load.clients.iter().map(|(name, weight)| {
+            let client = name.parse::<Client>().map_err(anyhow::Error::msg)?;
+            Ok((client, *weight))
+        });
+        let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+        let plan = Plan {
+            pace: load.rate.map_or(Pace::Closed, |per_s| Pace::Open { per_s }),
+            keep: if load.connect_each {
+                Keep::OneRequest
+            } else {
+                Keep::Alive
+            },
+            links: load.links,
+            pipeline: load.pipeline,
+            clients: if clients.is_empty() {
+                base.clients.clone()
+            } else {
+                clients
+            },
+            keys: load.keys,
+            skew: load.skew,
+            warm_up: self.warm_up,
+            length: Length::For(self.duration),
+            timeout: load.timeout.unwrap_or(base.timeout),
+            threads: load.threads,
+            cpus: load.cpus.clone(),
+            seed: load.seed,
+            ..base
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Plays it: starts the emulator and the server, carries out the loads, and ends both. `foretoken`
+    /// is the program for a command of that name. `begin` gets the plans before anything starts,
+    /// and gives who is told what happens.
+    ///
+    /// # Errors
+    /// If anything of it cannot be started, and as [`measure`].
+    pub fn play<W: Fn(usize, Moment) + Sync>(
+        &self,
+        foretoken: &Path,
+        begin: impl FnOnce(&[(String, Plan)]) -> W,
+    ) -> anyhow::Result<Report> {
+        let target = self.server.target()?;
+        let plans = self.plans(&target)?;
+        let timeline = self.timeline()?;
+        let emulator = self.emulator.start().context("cannot start the emulator")?;
+        let folder = tempfile::tempdir()?;
+        let command = self.command(foretoken, &folder, &target, &emulator)?;
+        let server = Server::start(command, &self.server.cpus, &target)?;
+        let around = Around {
+            pid: Some(server.pid()),
+            upstream: Some(Source::Here(&emulator)),
+            idle: self.idle,
+            prime: self.prime,
+            timeline,
+        };
+        let mut report = measure(&plans, &around, begin(&plans))?;
+        report.name.clone_from(&self.name);
+        drop(server);
+        Ok(report)
+    }
+
+    fn timeline(&self) -> anyhow::Result<Option<Timeline>> {
+        let Some(file) = &self.emulator.timeline else {
+            return Ok(None);
+        };
+        let file = self.folder.join(file);
+        let text = fs::read_to_string(&file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        let timeline = Timeline::from_toml(&text);
+        Ok(Some(
+            timeline.with_context(|| format!("in {}", file.display()))?,
+        ))
+    }
+
+    fn command(
+        &self,
+        foretoken: &Path,
+        folder: &TempDir,
+        target: &Target,
+        emulator: &Emulator,
+    ) -> anyhow::Result<Command> {
+        let config = match (&self.server.config, &self.server.config_file) {
+            (Some(_), Some(_)) => bail!("[server] has both `config` and `config_file`"),
+            (Some(text), None) => text.clone(),
+            (None, Some(file)) => {
+                let file = self.folder.join(file);
+                let text = fs::read_to_string(&file);
+                text.with_context(|| format!("cannot read {}", file.display()))?
+            }
+            (None, None) => String::new(),
+        };
+        let config_file = folder.path().join("server.conf");
+        let (folder, config_path) = (folder.path().display(), config_file.display());
+        let fill = |text: &str| {
+            text.replace("{config}", &config_path.to_string())
+                .replace("{folder}", &folder.to_string())
+                .replace("{target}", &target.to_string())
+                .replace("{upstream}", &emulator.address().to_string())
+        };
+        fs::write(&config_file, fill(&config))?;
+        let [program, arguments @ ..] = self.server.command.as_slice() else {
+            bail!("[server] has an empty `command`");
+        };
+        let mut command = Command::new(match program.as_str() {
+            "foretoken" => foretoken.as_os_str(),
+            other => other.as_ref(),
+        });
+        command.args(arguments.iter().map(|argument| fill(argument)));
+        // Foretoken's state; no other server looks at it.
+        command.env("STATE_DIRECTORY", folder.to_string());
+        Ok(command)
+    }
+}
+
+impl Upstream {
+    fn start(&self) -> std::io::Result<Emulator> {
+        let base = Settings::default();
+        let life = self.lifetime.map_or(base.lifetime_s, |life| life.as_secs());
+        Emulator::start(Settings {
+            listen: self.listen.unwrap_or(base.listen),
+            limits: self.limits,
+            lifetime_s: life,
+            latency_ms: u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX),
+            ..base
+        })
+    }
+}
+
+impl Served {
+    /// Without one, a port that is free now.
+    fn target(&self) -> anyhow::Result<Target> {
+        match &self.target {
+            Some(text) => text.parse().map_err(anyhow::Error::msg),
+            None => Ok(Target::Tcp(TcpListener::bind("127.0.0.1:0")?.local_addr()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scenarios_that_ship_can_be_carried_out() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("loads");
+        let mut read = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let scenario = Scenario::read(&entry.unwrap().path()).unwrap();
+            let target = scenario.server.target().unwrap();
+            assert!(!scenario.plans(&target).unwrap().is_empty());
+            scenario.timeline().unwrap();
+            read += 1;
+        }
+        assert!(read >= 2, "{read}");
+    }
+
+    #[test]
+    fn the_scenario_in_the_readme_can_be_read() {
+        let readme = include_str!("../README.md");
+        let from = readme.find("name = \"two-sorts\"").unwrap();
+        let (text, _) = readme[from..].split_once("```").unwrap();
+        let scenario: Scenario = toml::from_str(text).unwrap();
+        let plans = scenario.plans(&Target::Unix("/x".into())).unwrap();
+        assert_eq!((plans.len(), plans[1].1.keep), (2, Keep::OneRequest));
+    }
+
+    #[test]
+    fn a_mistake_in_a_scenario_is_told_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bad.toml");
+        let good = "name = 'x'\nduration = '1s'\n[emulator]\n[server]\ncommand = ['true']\n";
+        for (text, said) in [
+            (
+                format!("{good}[[load]]\nname = 'a'\nrates = 1\n"),
+                "unknown field `rates`",
+            ),
+            (
+                format!("{good}[[load]]\nname = 'a'\ntimeout = '5'\n"),
+                "`5` is no span of time",
+            ),
+            (good.to_owned(), "missing field `load`"),
+        ] {
+            fs::write(&file, text).unwrap();
+            let told = format!("{:#}", Scenario::read(&file).unwrap_err());
+            assert!(told.contains("bad.toml") && told.contains(said), "{told}");
+        }
+        fs::write(
+            &file,
+            format!("{good}[[load]]\nname = 'a'\nclients = {{ curl = 1 }}\n"),
+        )
+        .unwrap();
+        let scenario = Scenario::read(&file).unwrap();
+        let told = scenario.plans(&Target::Unix("/x".into())).unwrap_err();
+        assert!(format!("{told:#}").starts_with("load a: there is no client `curl`"));
+    }
+}
