@@ -42,7 +42,7 @@ pub(super) fn refresh(args: &Args) -> Result<(), Failure> {
 }
 
 fn ask(args: &Args, path: &str) -> Result<String, Failure> {
-    let settings = config::load(args.config.as_deref(), &Environment::of_process())?;
+    let settings = config::load(args.config.as_deref(), &Environment::of_operator())?;
     let socket = settings.admin.socket;
     let socket = socket.context("`admin.socket` is off, and nothing can be changed without it")?;
     let answer = client::post(&Address::Unix(socket), &format!("{path}?{}", query(args)))?;

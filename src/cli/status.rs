@@ -68,14 +68,22 @@ fn render(body: &str) -> Result<String> {
 /// What to do about keys that only open what is stored.
 fn keys_line(facts: &Value) -> String {
     let older = facts["older"].as_array().map_or(0, Vec::len);
-    match (older, facts["under_older"].as_u64()) {
+    let mut out = match (older, facts["under_older"].as_u64()) {
         (0, _) => String::new(),
-        (_, Some(0)) => "store: no record needs an older key any more; it can go\n".to_owned(),
+        (_, Some(0)) => "store: no record needs an older key any more; foretoken.key.old, or the \
+                         key file beside a credential, can go\n"
+            .to_owned(),
         (_, count) => {
             let count = count.unwrap_or(0);
             format!("store: {count} records still need an older key\n")
         }
+    };
+    if let Some(locked @ 1..) = facts["locked"].as_u64() {
+        out.push_str(&format!(
+            "store: {locked} stored tokens do not open with the keys that are here, or as this user\n"
+        ));
     }
+    out
 }
 
 /// Columns, as wide as what stands in them.

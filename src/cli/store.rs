@@ -101,7 +101,7 @@ enum Wish {
 
 /// The store as it is, or as the wish leaves it.
 fn ask(args: &Args, wish: Wish) -> Result<Value, Failure> {
-    let settings = config::load(args.config.as_deref(), &Environment::of_process())?;
+    let settings = config::load(args.config.as_deref(), &Environment::of_operator())?;
     if settings.store.mode == Mode::Off {
         return Err(anyhow!("`store.mode` is \"off\": nothing is stored").into());
     }
@@ -122,7 +122,7 @@ fn ask(args: &Args, wish: Wish) -> Result<Value, Failure> {
     done.map_err(|error| {
         // An operator's shell has no credentials.
         let hint = if store.credentials.is_none() && !store.key.exists() && wish != Wish::Purge {
-            "; one that is a credential is there while the server runs: ask then"
+            " (a key that is a credential is there only while the server runs: ask then)"
         } else {
             ""
         };
@@ -147,6 +147,8 @@ const PLACE: &str = "/etc/credstore.encrypted";
 fn steps() -> String {
     format!(
         "\n\
+         0. stop at the first thing that fails:\n   \
+         set -eo pipefail\n\
          1. keep the old one under another name:\n   \
          systemd-creds decrypt --name={CREDENTIAL} {PLACE}/{CREDENTIAL} - |\n   \
          systemd-creds encrypt --name={OLD_CREDENTIAL} - {PLACE}/{OLD_CREDENTIAL}\n\

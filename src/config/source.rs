@@ -64,6 +64,9 @@ const PLATFORM_VARIABLES: [&str; 11] = [
     "AZURE_FEDERATED_TOKEN_FILE",
 ];
 
+/// What `StateDirectory=` of `packaging/foretoken.service` comes to.
+const UNIT_STATE: &str = "/var/lib/foretoken";
+
 /// Where Arc's agent is installed.
 const HIMDS: &str = "/opt/azcmagent/bin/himds";
 
@@ -137,6 +140,18 @@ impl Environment {
             working_directory: std::env::current_dir().unwrap_or_default(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             platform: Platform::of_process(),
+        }
+    }
+
+    /// As [`of_process`](Self::of_process), for somebody who asks the service: where nothing else
+    /// is said, its state is where the unit has it, if this user may look there.
+    #[must_use]
+    pub fn of_operator() -> Self {
+        let process = Self::of_process();
+        let unit = std::fs::read_dir(UNIT_STATE).map(|_| UNIT_STATE.into());
+        Self {
+            state_directory: process.state_directory.or(unit.ok()),
+            ..process
         }
     }
 

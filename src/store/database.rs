@@ -37,11 +37,12 @@ pub trait Database: Send {
     /// database that was written to.
     fn scan(&self, limit: usize) -> Scan;
 
-    /// Writes or removes records and returns once they are on disk.
+    /// Writes or removes records and returns once they are on disk. `total` is how many there are
+    /// then: fewer found by a later scan are damage.
     ///
     /// # Errors
     /// The disk. The database takes no more writes after that: discard it.
-    fn write(&self, changes: Vec<Change>) -> Result<(), DbError>;
+    fn write(&self, changes: Vec<Change>, total: usize) -> Result<(), DbError>;
 
     /// The bytes that its files take.
     fn size_bytes(&self) -> u64;

@@ -22,7 +22,8 @@ use super::seal::Fingerprint;
 
 const CACHE_BYTES: u64 = 8 << 20;
 
-/// Stands in every database that was written to. No fingerprint is as short.
+/// Stands in every database that was written to, with how many records there are at least. No
+/// fingerprint is as short.
 const MARK: &[u8] = b"mark";
 
 /// A process that is just ending may hold sled's own lock a moment longer than ours.
@@ -73,19 +74,21 @@ impl Database for Db {
         }))
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), DbError> {
+    fn write(&self, changes: Vec<Change>, total: usize) -> Result<(), DbError> {
         let db = self.0.clone();
         ask(move || {
             let db = db.ok_or(DbError::Closed)?;
-            if !db.contains_key(MARK)? {
-                db.insert(MARK, &[])?;
-            }
+            // A kill in between leaves at least as many.
+            let puts = changes.iter().filter(|(_, sealed)| sealed.is_some());
+            let certain = total.saturating_sub(puts.count()) as u64;
+            db.insert(MARK, &certain.to_be_bytes())?;
             for (name, sealed) in changes {
                 match sealed {
                     Some(sealed) => db.insert(name.0, &*sealed)?,
                     None => db.remove(name.0)?,
                 };
             }
+            db.insert(MARK, &(total as u64).to_be_bytes())?;
             db.flush()?;
             Ok(())
         })
@@ -151,23 +154,28 @@ fn read(
     records: &mut Vec<(Fingerprint, Arc<[u8]>)>,
     limit: usize,
 ) -> Result<(), DbError> {
-    let mut found = 0;
+    let mut marked = None;
     for record in db.iter() {
         let (name, sealed) = record?;
-        found += 1;
         // A name of another length is the mark, or none of ours; the next rewrite leaves that
         // behind.
         if let Ok(name) = <[u8; Fingerprint::BYTES]>::try_from(&*name) {
             records.push((Fingerprint(name), Arc::from(&*sealed)));
+        } else if &*name == MARK {
+            marked = Some(<[u8; 8]>::try_from(&*sealed).map_or(0, u64::from_be_bytes));
         }
         if records.len() >= limit {
-            break;
+            return Ok(());
         }
     }
-    if found == 0 {
-        Err(DbError::Lost)
-    } else {
-        Ok(())
+    let found = records.len() as u64;
+    match marked {
+        None if found == 0 => Err(DbError::Lost),
+        Some(marked) if found < marked => {
+            let text = format!("of {marked} records {found} are left");
+            Err(DbError::Damaged(text))
+        }
+        _ => Ok(()),
     }
 }
 

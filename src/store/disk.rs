@@ -248,7 +248,8 @@ impl Disk {
         for (name, sealed) in records {
             let found = match opener.open(&self.sealer, name, &sealed) {
                 Ok(found) => found,
-                Err(Unreadable::Binding) => {
+                // The right key or user may come back.
+                Err(Unreadable::Binding | Unreadable::Master) => {
                     loaded.refused.locked += 1;
                     self.live.insert(name, Kept::locked(sealed, now));
                     continue;
@@ -296,13 +297,17 @@ impl Disk {
                 last_used: record.last_used,
             });
         }
-        loaded.refused.tell();
         Ok(any_anew)
     }
 
     fn is_older(&self, sealed: &[u8]) -> bool {
         let current = self.sealer.keys().current().id();
         Header::read(sealed).is_ok_and(|(header, _)| header.key != current)
+    }
+
+    fn needs_older(&self, sealed: &[u8]) -> bool {
+        let header = Header::read(sealed);
+        header.is_ok_and(|(header, _)| self.sealer.keys().older().any(|id| id == header.key))
     }
 
     /// The same record under the key that seals now, and its name under that.
@@ -334,7 +339,13 @@ impl Disk {
     /// The key is not ours to change, or some tokens cannot be opened now and would be lost with
     /// it: nothing is changed then. Or the new key cannot be written.
     pub fn rotate(&mut self, now: UnixMs) -> Result<(), Trouble> {
-        let locked = self.live.values().filter(|kept| kept.is_locked).count();
+        // Those under a key that is not here lose nothing by it.
+        let locked = self.live.values().filter(|kept| {
+            let header = Header::read(&kept.sealed);
+            let ours = header.is_ok_and(|(it, _)| self.sealer.keys().find(it.key).is_some());
+            kept.is_locked && ours
+        });
+        let locked = locked.count();
         if locked > 0 {
             return Err(Trouble::Locked(locked));
         }
@@ -353,6 +364,10 @@ impl Disk {
         let mut opener = Opener::default();
         let mut live = HashMap::with_capacity(self.live.len());
         for (name, kept) in std::mem::take(&mut self.live) {
+            if kept.is_locked {
+                live.insert(name, kept);
+                continue;
+            }
             // Sealed by ourselves and never out of memory since.
             let Ok(found) = opener.open(&self.sealer, name, &kept.sealed) else {
                 continue;
@@ -377,8 +392,9 @@ impl Disk {
             under_older: self
                 .live
                 .values()
-                .filter(|kept| self.is_older(&kept.sealed))
+                .filter(|kept| self.needs_older(&kept.sealed))
                 .count(),
+            locked: self.live.values().filter(|kept| kept.is_locked).count(),
             rotating: keys.is_rotating(),
         }
     }
@@ -547,7 +563,7 @@ impl Disk {
             let changes: Vec<database::Change> = changes.collect();
             let sealed = changes.iter().filter_map(|(_, sealed)| sealed.as_deref());
             self.written += sealed.map(|sealed| sealed.len() as u64).sum::<u64>();
-            if let Err(error) = db.write(changes) {
+            if let Err(error) = db.write(changes, self.live.len()) {
                 db.discard();
                 return Err(error.into());
             }
@@ -594,7 +610,7 @@ impl Disk {
             quarantine: self.pointer.and_then(|pointer| pointer.quarantine),
         };
         let written = db
-            .write(all.collect())
+            .write(all.collect(), self.live.len())
             .map_err(Trouble::from)
             .and_then(|()| Ok(sync_folder(&path)?))
             .and_then(|()| Ok(self.folder.point_at(pointer)?));

@@ -58,9 +58,11 @@ pub enum KeySource {
 
 /// Why there is no master key. It degrades the store and never stops the process.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} {trouble}")]
+#[error("{what}{path} {trouble}")]
 pub struct KeyError {
     what: What,
+    /// With a space before it, where it is not known by its name.
+    path: String,
     /// What is wrong with it.
     pub trouble: KeyTrouble,
 }
@@ -176,7 +178,8 @@ impl Keyring {
     fn of_files(settings: &Settings, may_make: bool) -> Result<Self, KeyError> {
         let path = &settings.key;
         if may_make {
-            prepare(path, &settings.path).map_err(|trouble| KeyError::of(What::File, trouble))?;
+            prepare(path, &settings.path)
+                .map_err(|trouble| KeyError::of(What::File, path, trouble))?;
         }
         let next = path.with_added_extension("next");
         let following = load(&next, What::Next);
@@ -337,9 +340,17 @@ impl Key {
 }
 
 impl KeyError {
-    fn of(what: What, trouble: impl Into<KeyTrouble>) -> Self {
+    fn of(what: What, path: &Path, trouble: impl Into<KeyTrouble>) -> Self {
+        let path = match what {
+            What::Credential | What::OldCredential => String::new(),
+            What::File | What::Next => format!(" {}", path.display()),
+        };
         let trouble = trouble.into();
-        Self { what, trouble }
+        Self {
+            what,
+            path,
+            trouble,
+        }
     }
 
     /// Another try may find the key.
@@ -369,8 +380,10 @@ fn prepare(path: &Path, store: &Path) -> Result<(), KeyTrouble> {
 }
 
 fn write(path: &Path, key: &Result<MasterKey, SealError>, what: What) -> Result<(), KeyError> {
-    let key = key.as_ref().map_err(|error| KeyError::of(what, *error))?;
-    replace_file(path, key.expose()).map_err(|error| KeyError::of(what, error))
+    let key = key
+        .as_ref()
+        .map_err(|error| KeyError::of(what, path, *error))?;
+    replace_file(path, key.expose()).map_err(|error| KeyError::of(what, path, error))
 }
 
 fn load(path: &Path, what: What) -> Result<Key, KeyError> {
@@ -379,7 +392,7 @@ fn load(path: &Path, what: What) -> Result<Key, KeyError> {
         check(&file, what)?;
         Ok(Key::new(MasterKey::read(&mut file)?)?)
     };
-    read().map_err(|trouble: KeyTrouble| KeyError::of(what, trouble))
+    read().map_err(|trouble: KeyTrouble| KeyError::of(what, path, trouble))
 }
 
 fn open(path: &Path) -> Result<File, KeyTrouble> {

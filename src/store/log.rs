@@ -79,7 +79,7 @@ impl Database for Log {
         }))
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), DbError> {
+    fn write(&self, changes: Vec<Change>, _total: usize) -> Result<(), DbError> {
         let file = Arc::clone(&self.file);
         ask(move || {
             // A write that panicked was this database's last.
@@ -238,7 +238,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |byte: u8, sealed: &[u8]| {
             let (log, _) = open(dir.path()).unwrap();
-            log.write(vec![(name(byte), Some(sealed.into()))]).unwrap();
+            log.write(vec![(name(byte), Some(sealed.into()))], 1)
+                .unwrap();
         };
         write(1, b"first");
         let path = dir.path().join(NAME);

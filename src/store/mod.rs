@@ -97,9 +97,10 @@ pub struct Opened {
 pub struct Refused {
     /// Past their end.
     pub expired: u64,
-    /// Damaged, swapped, of another format or machine, or sealed under another master key.
+    /// Damaged, swapped, or of another format or machine.
     pub unreadable: u64,
-    /// Bound to something of the machine that this user may not read. These are kept.
+    /// Sealed under a master key that is not here, or bound to something of the machine that this
+    /// user may not read. These are kept.
     pub locked: u64,
 }
 
@@ -113,7 +114,8 @@ impl Refused {
             let count = self.locked;
             tracing::warn!(
                 count,
-                "stored tokens are bound to something that this user may not read; they are kept"
+                "stored tokens do not open with the keys that are here, or as this user; they are \
+                 kept for two days: was the key changed or lost?"
             );
         }
     }

@@ -21,6 +21,8 @@ pub struct KeyFacts {
     pub older: Vec<String>,
     /// Records that one of these is needed for; 0 means that they can go.
     pub under_older: usize,
+    /// Records that do not open with the keys that are here, or as this user; they are kept.
+    pub locked: usize,
     /// A new key file waits to take the place of the one before.
     pub rotating: bool,
 }

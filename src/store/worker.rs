@@ -227,7 +227,9 @@ impl Shared {
     fn recover(&self) {
         let mut state = self.lock();
         if state.health != Health::Ok {
-            tracing::info!("tokens are being stored again");
+            tracing::info!(
+                "tokens are being stored again; those from before serve after a restart"
+            );
         }
         state.health = Health::Ok;
     }
@@ -329,6 +331,7 @@ impl Worker {
             self.failures >= PATIENT_TRIES,
         )?;
         self.disk = Some(disk);
+        loaded.refused.tell();
         Ok(loaded)
     }
 

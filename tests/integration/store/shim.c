@@ -2,6 +2,7 @@
  * shared page says. Page: eight u64: calls of the kinds seen, calls that were met, the kinds (a bit
  * set), the first call to meet, the last, and what becomes of them. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -135,4 +136,13 @@ int close(int fd) {
   NEXT(type, "close");
   if (fd >= 0 && fd < FDS) ours[fd] = 0;
   return next(fd);
+}
+
+/* It closes without `close`: the number may be a socket's next. */
+int closedir(DIR *dir) {
+  typedef int (*type)(DIR *);
+  NEXT(type, "closedir");
+  int fd = dirfd(dir);
+  if (fd >= 0 && fd < FDS) ours[fd] = 0;
+  return next(dir);
 }
