@@ -115,7 +115,7 @@ impl Refused {
             tracing::warn!(
                 count,
                 "stored tokens do not open with the keys that are here, or as this user; they are \
-                 kept for two days: was the key changed or lost?"
+                 kept for two days"
             );
         }
     }

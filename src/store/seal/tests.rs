@@ -8,11 +8,16 @@ fn sealer() -> Sealer {
     Sealer::new(Keyring::random().unwrap(), machine(), NOW).unwrap()
 }
 
-/// A sealer under the master key `[byte; 32]`.
-fn sealer_of(byte: u8, machine: Machine) -> Sealer {
+/// A generator that gives the same bytes again and again.
+const STUCK: Random = |bytes| {
+    bytes.fill(0x0b);
+    Ok(())
+};
+
+/// This master key alone.
+fn ring_of(key: &[u8]) -> Keyring {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("foretoken.key");
-    std::fs::write(&path, [byte; 32]).unwrap();
+    std::fs::write(dir.path().join("foretoken.key"), key).unwrap();
     let settings = crate::store::Settings {
         mode: crate::store::Mode::Sealed,
         engine: crate::store::Engine::Sled,
@@ -20,7 +25,12 @@ fn sealer_of(byte: u8, machine: Machine) -> Sealer {
         key: dir.path().join("key"),
         credentials: Some(dir.path().to_owned()),
     };
-    Sealer::new(Keyring::load(&settings).unwrap(), machine, NOW).unwrap()
+    Keyring::load(&settings).unwrap()
+}
+
+/// A sealer under the master key `[byte; 32]`.
+fn sealer_of(byte: u8, machine: Machine) -> Sealer {
+    Sealer::new(ring_of(&[byte; 32]), machine, NOW).unwrap()
 }
 
 fn seal(sealer: &mut Sealer, key: &TokenKey, generation: u64) -> (Fingerprint, Box<[u8]>) {
@@ -197,12 +207,8 @@ fn no_two_seals_share_a_nonce() {
 
 #[test]
 fn a_generator_that_repeats_itself_seals_nothing_twice() {
-    let stuck: Random = |bytes| {
-        bytes.fill(3);
-        Ok(())
-    };
     let keys = Keyring::random().unwrap();
-    let mut sealer = Sealer::with_random(keys, machine(), NOW, stuck).unwrap();
+    let mut sealer = Sealer::with_random(keys, machine(), NOW, STUCK).unwrap();
     let (name, _) = seal(&mut sealer, &key("a"), 1);
     let canonical = key("a").canonical_bytes();
     let record = Record {
@@ -215,22 +221,9 @@ fn a_generator_that_repeats_itself_seals_nothing_twice() {
 
 #[test]
 fn two_starts_that_draw_the_same_bytes_have_keys_of_their_own() {
-    let stuck: Random = |bytes| {
-        bytes.fill(3);
-        Ok(())
-    };
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("foretoken.key"), [1; 32]).unwrap();
-    let settings = crate::store::Settings {
-        mode: crate::store::Mode::Sealed,
-        engine: crate::store::Engine::Sled,
-        path: dir.path().join("store"),
-        key: dir.path().join("key"),
-        credentials: Some(dir.path().to_owned()),
-    };
     let salt = |machine: Machine, now: u64| {
-        let keys = Keyring::load(&settings).unwrap();
-        let sealer = Sealer::with_random(keys, machine, UnixMs(now), stuck).unwrap();
+        let keys = ring_of(&[1; 32]);
+        let sealer = Sealer::with_random(keys, machine, UnixMs(now), STUCK).unwrap();
         sealer.key.salt
     };
     let first = salt(machine(), 1);
@@ -291,21 +284,8 @@ mod golden {
     }
 
     fn sealer_for(golden: &Value, machine: Machine) -> Sealer {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("foretoken.key"), bytes(&golden["master"])).unwrap();
-        let settings = crate::store::Settings {
-            mode: crate::store::Mode::Sealed,
-            engine: crate::store::Engine::Sled,
-            path: dir.path().join("store"),
-            key: dir.path().join("key"),
-            credentials: Some(dir.path().to_owned()),
-        };
-        let keys = Keyring::load(&settings).unwrap();
-        Sealer::with_random(keys, machine, NOW, |bytes| {
-            bytes.fill(0x0b);
-            Ok(())
-        })
-        .unwrap()
+        let keys = ring_of(&bytes(&golden["master"]));
+        Sealer::with_random(keys, machine, NOW, STUCK).unwrap()
     }
 
     fn record(golden: &Value, name: &str) -> (Fingerprint, Vec<u8>) {

@@ -96,7 +96,10 @@ impl Disk {
             Fine | Empty => None,
             FileInTheWay | ShortKey | OpenKey => Some("tokens are not being stored"),
             Garbage => Some("stored tokens are damaged, starting a new database"),
-            OtherKey | NoKey => Some("stored tokens could not be read and are dropped"),
+            OtherKey | NoKey => Some(
+                "stored tokens do not open with the keys that are here, or as this user; they are \
+                 kept for two days",
+            ),
         }
     }
 }
