@@ -57,6 +57,14 @@ pub enum Pace {
     },
 }
 
+impl Pace {
+    /// Open at that rate, closed without one.
+    #[must_use]
+    pub fn at(rate: Option<u32>) -> Self {
+        rate.map_or(Self::Closed, |per_s| Self::Open { per_s })
+    }
+}
+
 /// How long a link lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -64,6 +72,18 @@ pub enum Keep {
     Alive,
     /// For one request.
     OneRequest,
+}
+
+impl Keep {
+    /// A link for each request, or as few as do.
+    #[must_use]
+    pub fn of(connect_each: bool) -> Self {
+        if connect_each {
+            Self::OneRequest
+        } else {
+            Self::Alive
+        }
+    }
 }
 
 /// How much is asked.

@@ -125,12 +125,8 @@ impl RunFlags {
         };
         Plan {
             target: self.to.clone(),
-            pace: self.rate.map_or(Pace::Closed, |per_s| Pace::Open { per_s }),
-            keep: if self.connect_each {
-                Keep::OneRequest
-            } else {
-                Keep::Alive
-            },
+            pace: Pace::at(self.rate),
+            keep: Keep::of(self.connect_each),
             links: self.links,
             pipeline: self.pipeline,
             clients,

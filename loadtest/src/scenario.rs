@@ -156,12 +156,8 @@ impl Scenario {
         });
         let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
         let plan = Plan {
-            pace: load.rate.map_or(Pace::Closed, |per_s| Pace::Open { per_s }),
-            keep: if load.connect_each {
-                Keep::OneRequest
-            } else {
-                Keep::Alive
-            },
+            pace: Pace::at(load.rate),
+            keep: Keep::of(load.connect_each),
             links: load.links,
             pipeline: load.pipeline,
             clients: if clients.is_empty() {

@@ -19,8 +19,6 @@ use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Environment};
 use crate::server::Address;
-use crate::store::Mode;
-use crate::store::keys::{CREDENTIAL, OLD_CREDENTIAL, RotateError};
 use crate::store::machine::Machine;
 use crate::store::offline;
 use crate::telemetry::log;
@@ -102,9 +100,6 @@ enum Wish {
 /// The store as it is, or as the wish leaves it.
 fn ask(args: &Args, wish: Wish) -> Result<Value, Failure> {
     let settings = config::load(args.config.as_deref(), &Environment::of_operator())?;
-    if settings.store.mode == Mode::Off {
-        return Err(anyhow!("`store.mode` is \"off\": nothing is stored").into());
-    }
     if let Some(socket) = settings.admin.socket.filter(|socket| is_answered(socket)) {
         return online(&Address::Unix(socket), wish);
     }
@@ -126,40 +121,8 @@ fn ask(args: &Args, wish: Wish) -> Result<Value, Failure> {
         } else {
             ""
         };
-        refused(wish, &format!("{error}{hint}"))
+        anyhow!("{error}{hint}").into()
     })
-}
-
-/// A key that is a credential is changed by hand.
-fn refused(wish: Wish, reason: &str) -> Failure {
-    let is_credential = reason.contains(&RotateError::Credential.to_string());
-    let steps = if wish == Wish::Rotate && is_credential {
-        steps()
-    } else {
-        String::new()
-    };
-    anyhow!("{reason}{steps}").into()
-}
-
-/// Where the documentation has them.
-const PLACE: &str = "/etc/credstore.encrypted";
-
-fn steps() -> String {
-    format!(
-        "\n\
-         0. stop at the first thing that fails:\n   \
-         set -eo pipefail\n\
-         1. keep the old one under another name:\n   \
-         systemd-creds decrypt --name={CREDENTIAL} {PLACE}/{CREDENTIAL} - |\n   \
-         systemd-creds encrypt --name={OLD_CREDENTIAL} - {PLACE}/{OLD_CREDENTIAL}\n\
-         2. make the new one:\n   \
-         head -c 32 /dev/urandom |\n   \
-         systemd-creds encrypt --name={CREDENTIAL} - {PLACE}/{CREDENTIAL}\n\
-         3. give the unit both, and restart it:\n   \
-         LoadCredentialEncrypted={CREDENTIAL}:{PLACE}/{CREDENTIAL}\n   \
-         LoadCredentialEncrypted={OLD_CREDENTIAL}:{PLACE}/{OLD_CREDENTIAL}\n\
-         4. when `foretoken status` says that the old one can go, remove its file and its line"
-    )
 }
 
 /// Takes the identity of the folder's owner for good. Called while there is one thread: what the
@@ -210,7 +173,7 @@ fn online(address: &Address, wish: Wish) -> Result<Value, Failure> {
         Wish::Rotate => client::post(address, "/store/rotate")?,
     };
     if answer.status != 200 {
-        return Err(refused(wish, answer.body.trim()));
+        return Err(anyhow!("{}", answer.body.trim()).into());
     }
     let body = serde_json::from_str(&answer.body).context("the answer is no JSON")?;
     Ok(body)
@@ -280,13 +243,9 @@ fn told(report: &Value) -> String {
             ),
         ),
     ];
-    if count(
-        &key["older"]
-            .as_array()
-            .map_or(json!(0), |older| json!(older.len())),
-    ) > 0
-    {
-        lines.push(("older keys", list(&key["older"])));
+    let older = list(&key["older"]);
+    if !older.is_empty() {
+        lines.push(("older keys", older));
     }
     for (name, meaning) in BAD {
         let bad = count(&stored[name]);

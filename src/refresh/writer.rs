@@ -3,6 +3,8 @@
 //! Everything here happens on one thread, at a time that is passed in, and without waiting: the
 //! driver runs it on the refresh thread, simulations run it on virtual time.
 
+mod status;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::store::{Restored, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{AccessToken, Lifetime, TokenKey};
 use crate::upstream::{Ask, Class, FetchError};
+
+pub use status::{KeyStatus, Status};
 
 /// Between two looks at all keys.
 const SURVEY_MS: u64 = 1000;
@@ -37,36 +41,6 @@ pub struct Work {
     pub jobs: Vec<Job>,
     /// When to call [`Writer::woken`], if nothing happens before.
     pub wake_at: Option<UnixMs>,
-}
-
-/// A key as operators see it.
-#[derive(Debug, Clone)]
-pub struct KeyStatus {
-    /// The key.
-    pub key: TokenKey,
-    /// When its token ends.
-    pub expires_at: Option<UnixMs>,
-    /// Until when it would be served if the upstream died now.
-    pub serve_until: Option<UnixMs>,
-    /// When the next call is planned; `None` while one is under way or the key is idle.
-    pub next_call_at: Option<UnixMs>,
-    /// How the last call ended.
-    pub last: Option<LastResult>,
-    /// Hits as of the last second.
-    pub hits: u64,
-}
-
-/// What operators see.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// Every key, in the order of their keys.
-    pub keys: Vec<KeyStatus>,
-    /// The breaker's state.
-    pub breaker: &'static str,
-    /// Every key in use is to have so much left; 0 for no wish.
-    pub outage_to_survive_ms: u64,
-    /// When the last call ended and how it failed; `None` if it did not.
-    pub failure: Option<(UnixMs, &'static str)>,
 }
 
 /// The only writer of cache and store.
@@ -532,38 +506,6 @@ impl Writer {
             let step = self.worker.step(now, Event::Purged(id));
             work.add(self.perform(now, step));
         }
-    }
-
-    /// What operators see.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            keys: self.key_statuses(),
-            breaker: self.worker.breaker(),
-            outage_to_survive_ms: self.outage_to_survive_ms,
-            failure: self.failure,
-        }
-    }
-
-    fn key_statuses(&self) -> Vec<KeyStatus> {
-        let mut all: Vec<_> = self
-            .keys
-            .iter()
-            .map(|(id, held)| {
-                let entry = held.slot.entry();
-                let plan = self.worker.plan(*id);
-                KeyStatus {
-                    key: held.slot.key().clone(),
-                    expires_at: entry.as_ref().map(|e| e.token.lifetime.expires_at()),
-                    serve_until: entry.as_ref().map(|e| e.serve_until),
-                    next_call_at: plan.and_then(|(at, _)| at),
-                    last: plan.map(|(_, last)| last),
-                    hits: held.slot.hits(),
-                }
-            })
-            .collect();
-        all.sort_by(|a, b| a.key.cmp(&b.key));
-        all
     }
 
     /// Compares what a call brought with what the slot holds.

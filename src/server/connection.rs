@@ -5,7 +5,7 @@
 //! a request differently. An idle connection holds no buffer: bytes are read into one that all
 //! connections of the worker share and copied when there are any.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use zeroize::Zeroize as _;
 
 use super::arc_keys::{ArcKeys, Refused};
+use super::desk::{Desk, Lease, READ_BYTES, Unwatched};
 use super::handler::{self, Gate, Outcome, Worker};
 use super::head::{self, BadHead, Framing, Head, MAX_HEADERS};
 use super::reject::Refusal;
@@ -47,27 +48,15 @@ const MAX_LINGER_BYTES: usize = 256 * 1024;
 const MAX_PIPELINED: usize = 16;
 /// And bytes of them: a client that takes nothing makes us hold no more than this and one answer.
 const MAX_OUTBOX_BYTES: usize = 4 * 1024;
-/// Bytes taken at once of a long request: the largest head with the largest form.
-const READ_BYTES: usize = 16 * 1024;
 /// Bytes taken at once as long as there are no more of them: any usual request, or a few. What is
 /// behind them waits in the kernel, which holds it anyway.
 const FIRST_READ_BYTES: usize = 4 * 1024;
-/// The smallest buffer: a slow client holds one for as long as it may.
-const MIN_BUFFER_BYTES: usize = 1024;
 /// Bytes of later requests that are read while an earlier one waits for its token.
 const MAX_EARLY_BYTES: usize = READ_BYTES;
 /// A client that ends its side within this time of its request has said all it has to say and
 /// waits for the answer; one that ends it later has given up. On the wire the two look alike, until
 /// something is written to them; no client's patience is this short.
 const HALF_CLOSE_MS: u64 = 100;
-/// Callers of one worker that may wait unwatched: behind a side that they ended, or behind more bytes
-/// than are taken early. They may have left, and hold no descriptor of their own, so they must not
-/// take all of our room while the upstream hangs.
-const MAX_UNWATCHED: usize = 64;
-/// Buffers that a worker keeps for its connections, for a second without use; more are freed.
-const MAX_SPARE_BUFFERS: usize = 64;
-/// Of a buffer that is kept.
-const MAX_SPARE_BYTES: usize = READ_BYTES;
 
 /// What a connection needs beside its socket.
 #[derive(Clone)]
@@ -78,139 +67,6 @@ pub(super) struct Context {
     /// Becomes `true` when the server drains.
     pub draining: watch::Receiver<bool>,
     pub desk: Rc<Desk>,
-}
-
-/// What the connections of one worker share.
-pub(super) struct Desk {
-    scratch: RefCell<Box<[u8]>>,
-    spare: RefCell<Vec<Vec<u8>>>,
-    /// The fewest spare buffers since the last tick: so many were of no use.
-    fewest: Cell<usize>,
-    date: Cell<(u64, wire::Date)>,
-    unwatched: Cell<usize>,
-    answered: Cell<bool>,
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        Self {
-            scratch: RefCell::new(vec![0; READ_BYTES].into()),
-            spare: RefCell::default(),
-            fewest: Cell::new(0),
-            date: Cell::new((0, wire::date(0))),
-            unwatched: Cell::new(0),
-            answered: Cell::new(false),
-        }
-    }
-}
-
-impl Desk {
-    fn take(&self) -> Vec<u8> {
-        let mut spare = self.spare.borrow_mut();
-        let buffer = spare.pop().unwrap_or_default();
-        self.fewest.set(self.fewest.get().min(spare.len()));
-        buffer
-    }
-
-    /// Keeps a wiped buffer for the next connection.
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < MAX_SPARE_BUFFERS
-            && buffer.capacity() > 0
-            && buffer.capacity() <= MAX_SPARE_BYTES
-        {
-            spare.push(buffer);
-        }
-    }
-
-    /// Frees the buffers that nobody needed since the last tick, the longest unused ones.
-    pub fn tick(&self) {
-        let mut spare = self.spare.borrow_mut();
-        spare.drain(..self.fewest.get());
-        self.fewest.set(spare.len());
-    }
-
-    /// Whether anybody was answered since this was last asked.
-    pub fn has_answered(&self) -> bool {
-        self.answered.take()
-    }
-
-    fn date(&self, now: UnixMs) -> wire::Date {
-        let (second, date) = self.date.get();
-        if second == now.as_secs() {
-            return date;
-        }
-        let date = wire::date(now.as_secs());
-        self.date.set((now.as_secs(), date));
-        date
-    }
-}
-
-/// A buffer that may hold secrets: it is wiped before it is used again, or freed.
-struct Lease<'a> {
-    desk: &'a Desk,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Lease<'a> {
-    /// Without memory until something is put into it.
-    fn new(desk: &'a Desk) -> Self {
-        Self {
-            desk,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// Adds bytes. A buffer that is too small is replaced, not grown: growing would leave its
-    /// bytes behind.
-    fn extend(&mut self, more: &[u8]) {
-        self.reserve(more.len());
-        self.bytes.extend_from_slice(more);
-    }
-
-    fn reserve(&mut self, more: usize) {
-        if self.bytes.capacity() == 0 {
-            self.bytes = self.desk.take();
-        }
-        let needed = self.bytes.len() + more;
-        if needed > self.bytes.capacity() {
-            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(MIN_BUFFER_BYTES));
-            larger.extend_from_slice(&self.bytes);
-            std::mem::replace(&mut self.bytes, larger).zeroize();
-        }
-    }
-
-    /// Gives the memory back.
-    fn clear(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.zeroize();
-        self.desk.give_back(bytes);
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
-/// The wait of a caller whose leaving would not be seen, counted as long as it lasts.
-struct Unwatched<'a>(&'a Desk);
-
-impl<'a> Unwatched<'a> {
-    fn take(desk: &'a Desk) -> Option<Self> {
-        let count = desk.unwatched.get();
-        (count < MAX_UNWATCHED).then(|| {
-            desk.unwatched.set(count + 1);
-            Self(desk)
-        })
-    }
-}
-
-impl Drop for Unwatched<'_> {
-    fn drop(&mut self) {
-        self.0.unwatched.set(self.0.unwatched.get() - 1);
-    }
 }
 
 /// How a request ended for its connection.

@@ -8,6 +8,7 @@
 mod admin_front;
 pub mod arc_keys;
 mod connection;
+mod desk;
 mod forward;
 pub mod handler;
 pub mod head;

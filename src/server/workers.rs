@@ -15,7 +15,8 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::arc_keys::{ArcError, ArcKeys};
-use super::connection::{self, Context, Desk};
+use super::connection::{self, Context};
+use super::desk::Desk;
 use super::handler::{Gate, Live, Worker};
 use super::listener::{BindError, Bound, Open};
 use super::settings::{ExpiresOn, Listener};
@@ -198,7 +199,7 @@ impl Running {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Whether a worker has ended, which before a drain only a panic brings about.
+    /// Whether a worker has ended, which before a drain only panics bring about.
     #[must_use]
     pub fn has_lost_one(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)

@@ -4,20 +4,23 @@
 //! sealed. So the database is never asked again after the start: when it fails or grows, a new one
 //! is written from memory under the next number, and the old one is left behind.
 
+mod load;
+mod rotation;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::database::{self, Blame, Database, DbError};
+use super::database::{self, Database, DbError};
 use super::folder::{Folder, FolderError, Pointer, sync_folder};
 use super::keys::{KeyError, Keyring, RotateError};
 use super::machine::Machine;
 use super::master::SealError;
 use super::queue::{Change, Queue};
-use super::record::{Decoded, Record};
-use super::report::{KeyFacts, Report, Tally};
-use super::seal::{Fingerprint, Found, Header, Opener, Sealer, Unreadable};
+use super::record::Record;
+use super::report::{Report, Tally};
+use super::seal::{Fingerprint, Opener, Sealer};
 use super::{Engine, Refused, Restored, Settings};
 use crate::clock::UnixMs;
 use crate::token::TokenKey;
@@ -185,220 +188,6 @@ impl Disk {
         Ok(report)
     }
 
-    fn load(&mut self, now: UnixMs, give_up: bool) -> Result<Loaded, Trouble> {
-        let mut loaded = Loaded::default();
-        let Some(pointer) = self.pointer else {
-            return Ok(loaded);
-        };
-        self.folder.sweep(pointer);
-        let path = self.folder.db_path(pointer.current);
-        let engine = database::engine_of(&path);
-        let damage = match database::open(engine, &path) {
-            Ok((db, repaired)) => {
-                let scan = db.scan(MAX_RECORDS);
-                if let Some(error) = scan.cut_short {
-                    if !is_damage(&error, give_up) {
-                        db.discard();
-                        return Err(error.into());
-                    }
-                    self.admit(scan.records, now, &mut loaded)?;
-                    db.discard();
-                    Some(error)
-                } else {
-                    let records = scan.records.len();
-                    let anew = self.admit(scan.records, now, &mut loaded)?;
-                    if let Some(error) = repaired {
-                        tracing::warn!(%error, records, "store database repaired by removing its snapshots");
-                    }
-                    if anew || self.sealer.keys().is_rotating() || engine != self.engine {
-                        // Nothing under the key before is to stay, not even in the database's log.
-                        db.discard();
-                    } else {
-                        self.db = Some(db);
-                    }
-                    None
-                }
-            }
-            Err(error) if !is_damage(&error, give_up) => return Err(error.into()),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = damage {
-            let kept = loaded.restored.len();
-            tracing::warn!(%error, kept, "stored tokens are damaged, starting a new database");
-            loaded.is_damaged = true;
-            self.pointer = Some(Pointer {
-                quarantine: Some(pointer.current),
-                ..pointer
-            });
-        }
-        Ok(loaded)
-    }
-
-    /// Says whether any was sealed anew.
-    fn admit(
-        &mut self,
-        mut records: Vec<(Fingerprint, Arc<[u8]>)>,
-        now: UnixMs,
-        loaded: &mut Loaded,
-    ) -> Result<bool, SealError> {
-        let mut any_anew = false;
-        // What is sealed anew takes no place that a later record has.
-        records.sort_by_key(|(_, sealed)| self.is_older(sealed));
-        let mut opener = Opener::default();
-        for (name, sealed) in records {
-            let found = match opener.open(&self.sealer, name, &sealed) {
-                Ok(found) => found,
-                // The right key or user may come back.
-                Err(Unreadable::Binding | Unreadable::Master) => {
-                    loaded.refused.locked += 1;
-                    self.live.insert(name, Kept::locked(sealed, now));
-                    continue;
-                }
-                Err(_) => {
-                    loaded.refused.unreadable += 1;
-                    self.dirty.insert(name);
-                    continue;
-                }
-            };
-            let expires_at = found.record.token.lifetime.expires_at();
-            if expires_at.plus(MAX_AHEAD_MS) <= now {
-                loaded.refused.expired += 1;
-                self.dirty.insert(name);
-                continue;
-            }
-            let (name, sealed) = if found.is_older {
-                any_anew = true;
-                self.dirty.insert(name);
-                self.seal_anew(&found, now)?
-            } else {
-                (name, sealed)
-            };
-            if self.live.contains_key(&name) {
-                continue;
-            }
-            if found.is_older {
-                self.dirty.insert(name);
-            }
-            let Found {
-                generation, record, ..
-            } = found;
-            let kept = Kept {
-                generation,
-                expires_at,
-                last_used: record.last_used,
-                is_locked: false,
-                sealed,
-            };
-            self.live.insert(name, kept);
-            loaded.restored.push(Restored {
-                key: record.key,
-                token: Arc::new(record.token),
-                generation,
-                last_used: record.last_used,
-            });
-        }
-        Ok(any_anew)
-    }
-
-    fn is_older(&self, sealed: &[u8]) -> bool {
-        let current = self.sealer.keys().current().id();
-        Header::read(sealed).is_ok_and(|(header, _)| header.key != current)
-    }
-
-    fn needs_older(&self, sealed: &[u8]) -> bool {
-        let header = Header::read(sealed);
-        header.is_ok_and(|(header, _)| self.sealer.keys().older().any(|id| id == header.key))
-    }
-
-    /// The same record under the key that seals now, and its name under that.
-    fn seal_anew(
-        &mut self,
-        found: &Found,
-        now: UnixMs,
-    ) -> Result<(Fingerprint, Arc<[u8]>), SealError> {
-        let Decoded {
-            key,
-            token,
-            last_used,
-        } = &found.record;
-        let key = key.canonical_bytes();
-        let name = self.sealer.fingerprint(&key);
-        let record = Record {
-            key: &key,
-            token,
-            last_used: *last_used,
-        };
-        let sealed = self.sealer.seal(name, found.generation, &record, now)?;
-        Ok((name, sealed.into()))
-    }
-
-    /// Makes a new key and seals everything under it; the next [`save`](Self::save) writes all of
-    /// it into a new database and then gives the key before up.
-    ///
-    /// # Errors
-    /// The key is not ours to change, or some tokens cannot be opened now and would be lost with
-    /// it: nothing is changed then. Or the new key cannot be written.
-    pub fn rotate(&mut self, now: UnixMs) -> Result<(), Trouble> {
-        // Those under a key that is not here lose nothing by it.
-        let locked = self.live.values().filter(|kept| {
-            let header = Header::read(&kept.sealed);
-            let ours = header.is_ok_and(|(it, _)| self.sealer.keys().find(it.key).is_some());
-            kept.is_locked && ours
-        });
-        let locked = locked.count();
-        if locked > 0 {
-            return Err(Trouble::Locked(locked));
-        }
-        let key_file = self.key_file.clone();
-        self.sealer
-            .rekey(now, |keys| Ok::<_, Trouble>(keys.rotate(&key_file)?))?;
-        if let Some(db) = self.db.take() {
-            db.discard();
-        }
-        // A damaged one that is kept for a look is under the key that is given up.
-        if let Some(pointer) = &mut self.pointer
-            && let Some(number) = pointer.quarantine.take()
-        {
-            tracing::info!(number, "the damaged database goes with the key before");
-        }
-        let mut opener = Opener::default();
-        let mut live = HashMap::with_capacity(self.live.len());
-        for (name, kept) in std::mem::take(&mut self.live) {
-            if kept.is_locked {
-                live.insert(name, kept);
-                continue;
-            }
-            // Sealed by ourselves and never out of memory since.
-            let Ok(found) = opener.open(&self.sealer, name, &kept.sealed) else {
-                continue;
-            };
-            match self.seal_anew(&found, now) {
-                Ok((name, sealed)) => live.insert(name, Kept { sealed, ..kept }),
-                // Without random bytes it stays as it is, and so does the key before.
-                Err(_) => live.insert(name, kept),
-            };
-        }
-        self.live = live;
-        Ok(())
-    }
-
-    /// What to tell of the keys.
-    pub fn key_facts(&self) -> KeyFacts {
-        let keys = self.sealer.keys();
-        KeyFacts {
-            source: keys.source(),
-            id: keys.current().id().to_string(),
-            older: keys.older().map(|id| id.to_string()).collect(),
-            under_older: self
-                .live
-                .values()
-                .filter(|kept| self.needs_older(&kept.sealed))
-                .count(),
-            locked: self.live.values().filter(|kept| kept.is_locked).count(),
-            rotating: keys.is_rotating(),
-        }
-    }
-
     /// Reads what is on disk again, and tells what is there.
     pub fn report(&self, now: UnixMs) -> Report {
         let scan = self.db.as_ref().map(|db| db.scan(usize::MAX));
@@ -544,15 +333,6 @@ impl Disk {
         saved
     }
 
-    fn finish_rotation(&mut self) -> Result<(), Trouble> {
-        let facts = self.key_facts();
-        if facts.rotating && facts.under_older == 0 {
-            self.sealer.finish_rotation()?;
-            tracing::info!(key = facts.id, "the store's key is a new one");
-        }
-        Ok(())
-    }
-
     /// Writes what changed. A database that fails is of no more use and is let go.
     fn update(&mut self, db: Box<dyn Database>) -> Result<(), Trouble> {
         if !self.dirty.is_empty() {
@@ -625,25 +405,13 @@ impl Disk {
             }
         }
     }
-
-    /// Closes the database, then gives the folder up; so does dropping.
-    pub fn close(self) {
-        drop(self);
-    }
 }
 
 impl Drop for Disk {
-    /// The folder's lock is given up after the database, whatever the order of the fields.
+    /// Closes the database, and after that gives the folder's lock up, whatever the order of the
+    /// fields.
     fn drop(&mut self) {
         self.db = None;
-    }
-}
-
-fn is_damage(error: &DbError, give_up: bool) -> bool {
-    match error.blame() {
-        Blame::None => false,
-        Blame::Doubtful => give_up,
-        Blame::Damage => true,
     }
 }
 

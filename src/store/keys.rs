@@ -26,9 +26,25 @@ use super::master::{KEY_BYTES, KeyId, MasterKey, SealError};
 use super::seal::Fingerprint;
 
 /// What the credential is called.
-pub const CREDENTIAL: &str = "foretoken.key";
+const CREDENTIAL: &str = "foretoken.key";
 /// What the one before is called.
-pub const OLD_CREDENTIAL: &str = "foretoken.key.old";
+const OLD_CREDENTIAL: &str = "foretoken.key.old";
+
+/// How a credential is changed; the paths are those of the documentation.
+const CREDENTIAL_STEPS: &str = "\
+the key is a credential: it is changed where the credential is made
+0. stop at the first thing that fails:
+   set -eo pipefail
+1. keep the old one under another name:
+   systemd-creds decrypt --name=foretoken.key /etc/credstore.encrypted/foretoken.key - |
+   systemd-creds encrypt --name=foretoken.key.old - /etc/credstore.encrypted/foretoken.key.old
+2. make the new one:
+   head -c 32 /dev/urandom |
+   systemd-creds encrypt --name=foretoken.key - /etc/credstore.encrypted/foretoken.key
+3. give the unit both, and restart it:
+   LoadCredentialEncrypted=foretoken.key:/etc/credstore.encrypted/foretoken.key
+   LoadCredentialEncrypted=foretoken.key.old:/etc/credstore.encrypted/foretoken.key.old
+4. when `foretoken status` says that the old one can go, remove its file and its line";
 
 /// Every key that can be had: one that seals, and some that only open.
 pub struct Keyring {
@@ -119,8 +135,8 @@ pub enum KeyTrouble {
 /// Why a rotation was not begun.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
-    /// The key is systemd's to change.
-    #[error("the key is a credential: it is changed where the credential is made")]
+    /// The key is systemd's to change: how, for whoever asked.
+    #[error("{CREDENTIAL_STEPS}")]
     Credential,
     /// The next key could not be made or written.
     #[error(transparent)]

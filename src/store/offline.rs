@@ -105,9 +105,7 @@ pub fn rotate(settings: &Settings, machine: &Machine, now: UnixMs) -> Result<Rep
     disk.save()?;
     disk.rotate(now)?;
     disk.save()?;
-    let report = disk.report(now);
-    disk.close();
-    Ok(report)
+    Ok(disk.report(now))
 }
 
 /// The folder with its lock, if there is a store at all.

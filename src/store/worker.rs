@@ -286,9 +286,6 @@ impl Worker {
                 self.turn();
             }
             self.turn();
-            if let Some(disk) = self.disk {
-                disk.close();
-            }
         }));
         match ended {
             Ok(()) => shared.finish(),

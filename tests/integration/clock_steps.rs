@@ -727,15 +727,21 @@ fn tokens_that_are_over_only_by_the_clock_at_start_come_back_when_it_is_put_righ
     assert!(matches!(world.ask(keys[1]), Asked::Waiting(_)));
 }
 
-#[test]
-fn a_purge_ends_tokens_that_are_over_by_the_clock_at_start_too() {
+/// A host a day ahead, and the key of a stored token that only its clock has ended.
+fn a_day_ahead_with_one_stored() -> (World, &'static str) {
     let mut world = World::new(DAY);
     let key = "https://a.example";
     let record = restored(key, START.minus(HOUR_MS), START.plus(12 * HOUR_MS));
     let seen = world.clock.observe();
     let work = world.writer.restore_seen(&seen, vec![record]);
     world.take(work);
-    let (held, _, work) = world.writer.purge(seen.now, None);
+    (world, key)
+}
+
+#[test]
+fn a_purge_ends_tokens_that_are_over_by_the_clock_at_start_too() {
+    let (mut world, key) = a_day_ahead_with_one_stored();
+    let (held, _, work) = world.writer.purge(world.clock.now(), None);
     world.take(work);
     assert_eq!(held, 1);
     world.obtained("https://other.example");
@@ -747,12 +753,7 @@ fn a_purge_ends_tokens_that_are_over_by_the_clock_at_start_too() {
 
 #[test]
 fn a_purge_ends_a_stored_token_whose_key_was_being_asked_for_when_the_clock_was_put_right() {
-    let mut world = World::new(DAY);
-    let key = "https://a.example";
-    let record = restored(key, START.minus(HOUR_MS), START.plus(12 * HOUR_MS));
-    let seen = world.clock.observe();
-    let work = world.writer.restore_seen(&seen, vec![record]);
-    world.take(work);
+    let (mut world, key) = a_day_ahead_with_one_stored();
     world.upstream.latency_ms = 500;
     let Asked::Waiting(_waiter) = world.ask("https://other.example") else {
         panic!("nothing is warm");

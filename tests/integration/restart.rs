@@ -1,47 +1,20 @@
 //! Tokens outlive the process: a restart while the upstream is dead is a non-event.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use foretoken::clock::Clock;
-use foretoken_emulator::Emulator;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
-use crate::support::emulator_settings;
 use crate::support::http::{self, Answer};
 use crate::support::jwt::token_of;
 use crate::support::metrics::{scrape, sum};
 use crate::support::nobody::Nobody;
-use crate::support::process::{Served, write_config};
+use crate::support::process::Served;
+use crate::support::site::Site;
 
 /// The store gathers changes for a second before it writes them, and this is a busy machine.
 const WRITTEN: Duration = Duration::from_millis(2500);
-
-/// An emulator, and a place for a Foretoken that comes and goes.
-struct Site {
-    emulator: Emulator,
-    folder: TempDir,
-    config: PathBuf,
-}
-
-impl Site {
-    fn new(more: &str) -> Self {
-        let emulator = Emulator::start(emulator_settings()).expect("the emulator starts");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = write_config(folder.path(), emulator.address(), more);
-        Self {
-            emulator,
-            folder,
-            config,
-        }
-    }
-
-    fn serve(&self) -> Served {
-        Served::start(&self.config, self.folder.path())
-    }
-}
 
 /// Resources with selectors: the system identity, and user-assigned ones by each selector.
 fn questions() -> Vec<String> {

@@ -29,7 +29,7 @@ fn without_a_database_every_record_moves_to_the_next_number() {
     assert_eq!(found, 10);
     drop(disk.db.take());
     disk.save().unwrap();
-    disk.close();
+    drop(disk);
     assert!(!place.db(1).exists() && place.db(2).exists());
     assert_eq!(place.restored().len(), 10);
 }
@@ -59,7 +59,7 @@ fn while_nothing_can_be_written_only_a_removal_takes_the_old_files() {
         std::fs::remove_file(path).unwrap();
     }
     disk.save().unwrap();
-    disk.close();
+    drop(disk);
     assert_eq!(place.restored(), ["r1", "r2"]);
 }
 
@@ -73,7 +73,7 @@ fn removing_all_leaves_nothing_but_what_was_put_after() {
     queue.urgent = true;
     disk.apply(queue, UnixMs(0)).unwrap();
     disk.save().unwrap();
-    disk.close();
+    drop(disk);
     assert_eq!(place.restored(), ["r9"]);
 }
 
@@ -86,7 +86,7 @@ fn a_token_too_long_to_store_displaces_the_one_before() {
     disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0))
         .unwrap();
     disk.save().unwrap();
-    disk.close();
+    drop(disk);
     assert!(place.restored().is_empty());
 }
 

@@ -58,7 +58,7 @@ fn however_often_tokens_are_overwritten_the_files_stay_within_their_bound() {
     let live = RECORDS * RECORD_BYTES;
     println!("{overwrites} overwrites of {RECORDS} tokens: {most} bytes at most for {live}");
     assert!(most <= SMALL_BYTES.max(MAX_GROWTH * live) + LOOK_BYTES);
-    disk.close();
+    drop(disk);
     assert_eq!(place.restored().len() as u64, RECORDS);
 }
 
@@ -81,6 +81,6 @@ fn a_large_database_that_is_mostly_waste_is_written_anew() {
     let small = size(&disk);
     println!("{large} bytes before, {small} after");
     assert!(small < SMALL_BYTES, "{small}");
-    disk.close();
+    drop(disk);
     assert_eq!(place.restored(), ["r0"]);
 }

@@ -6,16 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use foretoken_emulator::Emulator;
 use rustix::process::{Signal, geteuid};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::jwt::token_of;
 use crate::support::privilege::not_run;
-use crate::support::process::{Served, command, run, write_client_config, write_config};
+use crate::support::process::{Served, command, run, write_client_config};
+use crate::support::site::Site;
 use crate::support::wait::until;
 
 const RESOURCES: [&str; 3] = [
@@ -24,37 +22,14 @@ const RESOURCES: [&str; 3] = [
     "https://c.example",
 ];
 
-struct Site {
-    emulator: Emulator,
-    folder: TempDir,
-    config: PathBuf,
-}
-
 impl Site {
-    fn new() -> Self {
-        let emulator = Emulator::start(emulator_settings()).expect("the emulator starts");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = write_config(folder.path(), emulator.address(), "");
-        Self {
-            emulator,
-            folder,
-            config,
-        }
-    }
-
     /// A server with three tokens.
-    fn serve(&self) -> Served {
-        let served = Served::start(&self.config, self.folder.path());
+    fn serve_three(&self) -> Served {
+        let served = self.serve();
         for resource in RESOURCES {
             token_of(&http::token(served.address, resource));
         }
         served
-    }
-
-    fn run(&self, words: &str) -> Output {
-        let config = self.config.to_str().expect("a plain path");
-        let words: Vec<_> = words.split(' ').chain(["--config", config]).collect();
-        run(self.folder.path(), &words)
     }
 
     /// A command that succeeds.
@@ -67,14 +42,6 @@ impl Site {
     fn report(&self) -> Value {
         serde_json::from_str(&self.told("store inspect --json")).expect("JSON")
     }
-
-    fn key(&self) -> PathBuf {
-        self.folder.path().join("foretoken.key")
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
-    }
 }
 
 fn err(output: &Output) -> String {
@@ -84,7 +51,7 @@ fn err(output: &Output) -> String {
 /// The tokens that a start serves without a call.
 fn restored(site: &Site) -> usize {
     let calls = site.emulator.counts().total;
-    let mut served = site.serve();
+    let mut served = site.serve_three();
     let asked = site.emulator.counts().total - calls;
     assert_eq!(served.end(Signal::TERM).code(), Some(0));
     RESOURCES.len() - usize::try_from(asked).expect("few")
@@ -92,8 +59,8 @@ fn restored(site: &Site) -> usize {
 
 #[test]
 fn what_is_stored_is_told_alike_by_a_server_and_by_the_files_that_it_left() {
-    let site = Site::new();
-    let mut served = site.serve();
+    let site = Site::new("");
+    let mut served = site.serve_three();
     let running = site.report();
     assert_eq!(running["stored"]["good"], 3);
     assert_eq!(running["key"]["source"], "file");
@@ -122,8 +89,8 @@ fn what_is_stored_is_told_alike_by_a_server_and_by_the_files_that_it_left() {
 
 #[test]
 fn a_record_that_does_not_open_fails_the_verification_and_stays() {
-    let site = Site::new();
-    assert_eq!(site.serve().end(Signal::TERM).code(), Some(0));
+    let site = Site::new("");
+    assert_eq!(site.serve_three().end(Signal::TERM).code(), Some(0));
     let key = fs::read(site.key()).expect("the key file");
     fs::write(site.key(), [7; 32]).expect("the key file is ours");
     let output = site.run("store verify");
@@ -139,8 +106,8 @@ fn a_record_that_does_not_open_fails_the_verification_and_stays() {
 
 #[test]
 fn a_purge_of_the_store_is_a_cold_start_and_leaves_a_running_server_its_tokens() {
-    let site = Site::new();
-    let mut served = site.serve();
+    let site = Site::new("");
+    let mut served = site.serve_three();
     site.told("store purge");
     assert_eq!(site.report()["stored"]["records"], 0);
     let calls = site.emulator.counts().total;
@@ -155,8 +122,8 @@ fn a_purge_of_the_store_is_a_cold_start_and_leaves_a_running_server_its_tokens()
 
 #[test]
 fn a_key_is_rotated_under_a_running_server_and_at_rest() {
-    let site = Site::new();
-    let mut served = site.serve();
+    let site = Site::new("");
+    let mut served = site.serve_three();
     let mut keys = vec![fs::read(site.key()).expect("the key file")];
     let told = site.told("key rotate");
     assert!(told.starts_with("3 records under key "), "{told}");
@@ -191,7 +158,7 @@ fn status_of(served: &Served) -> String {
 
 #[test]
 fn a_credential_seals_and_the_old_one_is_told_to_go() {
-    let site = Site::new();
+    let site = Site::new("");
     let start = |files: &[(&str, u8)]| {
         let mut command = command(site.folder.path());
         command.env("CREDENTIALS_DIRECTORY", credentials(&site, files));
@@ -259,8 +226,8 @@ fn root_leaves_nothing_of_its_own_in_a_store_of_the_service() {
         not_run("root in a store of the service", "it takes root to be root");
         return;
     }
-    let site = Site::new();
-    assert_eq!(site.serve().end(Signal::TERM).code(), Some(0));
+    let site = Site::new("");
+    assert_eq!(site.serve_three().end(Signal::TERM).code(), Some(0));
     give(site.folder.path(), SERVICE);
     fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).expect("root may");
     // Records of root's may be bound to what root alone can read: without them, the key can go.
@@ -284,8 +251,8 @@ fn root_leaves_nothing_of_its_own_in_a_store_of_the_service() {
 
 #[test]
 fn what_changes_the_store_needs_the_admin_socket() {
-    let site = Site::new();
-    let served = site.serve();
+    let site = Site::new("");
+    let served = site.serve_three();
     for (method, target) in [
         ("GET", "/store"),
         ("POST", "/store/purge"),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fastrand::Rng;
 use rustix::process::Signal;
 
-use super::site::{Site, resources, right};
+use super::site::{resources, right, site};
 use crate::support::http;
 use crate::under_fire::size;
 
@@ -66,7 +66,7 @@ fn whatever_happens_to_a_file_of_the_store_the_program_starts_and_serves_nothing
     let (rounds, seed) = (size(DAMAGES, EVERY_RUN), size(SEED, fastrand::u64(..)));
     println!("{SEED}={seed}");
     let mut rng = Rng::with_seed(seed);
-    let site = Site::new();
+    let site = site();
     let keys = resources("key", KEYS);
     site.fill(&keys);
     let kept = site.keep();

@@ -11,7 +11,7 @@ use std::thread;
 use foretoken::clock::Clock;
 use rustix::process::{Signal, geteuid};
 
-use super::site::{Site, is_degraded, resources, right};
+use super::site::{Site, is_degraded, resources, right, site};
 use super::slow::callers;
 use crate::support::http;
 use crate::support::jwt::token_of;
@@ -90,7 +90,7 @@ fn lasts(served: &Served, keys: &[String], renew: impl Fn(), heal: impl FnOnce()
 
 #[test]
 fn without_space_hits_go_on_and_when_there_is_space_again_tokens_are_kept() {
-    let site = Site::new();
+    let site = site();
     let script = "mount -t tmpfs -o size=4m,mode=0700 none store";
     fs::create_dir(site.store()).expect("our folder");
     if let Some(why) = missing(&site, script) {
@@ -150,7 +150,7 @@ fn without_space_hits_go_on_and_when_there_is_space_again_tokens_are_kept() {
 
 #[test]
 fn on_a_disk_that_takes_no_writes_hits_go_on_and_when_it_does_tokens_are_kept() {
-    let site = Site::new();
+    let site = site();
     let script = "mount --bind store store && mount -o remount,bind,ro store";
     let keys = resources("key", KEYS);
     site.fill(&keys);

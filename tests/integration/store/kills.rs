@@ -17,7 +17,7 @@ use foretoken::clock::{Clock, UnixMs};
 use foretoken_emulator::Settings;
 use rustix::process::Signal;
 
-use super::site::{Site, in_chains, outcomes, resources, right};
+use super::site::{Site, in_chains, outcomes, resources, right, site_with};
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::jwt::{claims_of, token_of};
@@ -272,7 +272,7 @@ fn after_a_kill_at_any_moment_what_was_served_before_is_there_and_nothing_else_i
     let sums = Sums::default();
     in_chains(rounds, size(CHAINS, CHAINS_EVERY_RUN), |chain, turns| {
         let mut rng = Rng::with_seed(seed ^ (chain + 1));
-        let site = Site::with(Settings {
+        let site = site_with(Settings {
             lifetime_s: LIFETIME_S,
             reissue_below: 1.0,
             ..emulator_settings()

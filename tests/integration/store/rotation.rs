@@ -7,7 +7,7 @@ use std::process::Output;
 use std::sync::Mutex;
 
 use super::shim::{ALL, How, KILLED, Library, Page};
-use super::site::{Kept, Site, in_chains, resources, right};
+use super::site::{Kept, Site, in_chains, resources, right, site};
 use super::syscalls::{Figures, first, step};
 use crate::support::http;
 use crate::support::privilege::not_run;
@@ -85,7 +85,7 @@ fn wherever_a_rotation_of_the_key_fails_or_ends_every_record_opens_and_a_start_f
         (How::Full, true),
     ];
     in_chains(hows.len() as u64, CHAINS, |_, turns| {
-        let site = Site::new();
+        let site = site();
         site.fill(&keys);
         let kept = site.keep();
         for turn in turns {

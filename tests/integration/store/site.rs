@@ -1,11 +1,9 @@
-//! An emulator, and a place where the built program comes and goes.
+//! What the tests of the store ask of an emulator and the program in front of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 use std::sync::Mutex;
 
-use foretoken_emulator::Emulator;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -13,45 +11,21 @@ use crate::support::emulator_settings;
 use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
 use crate::support::metrics::{scrape, sum};
-use crate::support::process::{Served, command, run, write_config};
+use crate::support::process::Served;
+pub use crate::support::site::Site;
 
 /// As many calls as the tests like, and two workers.
 const MORE: &str = "max_in_flight = 16\nmax_per_second = 1000\n[server]\nworkers = 2\n";
 
-pub struct Site {
-    pub emulator: Emulator,
-    pub folder: TempDir,
-    pub config: PathBuf,
+pub fn site() -> Site {
+    site_with(emulator_settings())
+}
+
+pub fn site_with(settings: foretoken_emulator::Settings) -> Site {
+    Site::with(settings, MORE)
 }
 
 impl Site {
-    pub fn new() -> Self {
-        Self::with(emulator_settings())
-    }
-
-    pub fn with(settings: foretoken_emulator::Settings) -> Self {
-        let emulator = Emulator::start(settings).expect("the emulator starts");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = write_config(folder.path(), emulator.address(), MORE);
-        Self {
-            emulator,
-            folder,
-            config,
-        }
-    }
-
-    pub fn command(&self) -> Command {
-        command(self.folder.path())
-    }
-
-    pub fn serve(&self) -> Served {
-        self.serve_as(self.command())
-    }
-
-    pub fn serve_as(&self, command: Command) -> Served {
-        Served::start_as(command, &self.config)
-    }
-
     /// Asks for these tokens and stops, so that all of them are on disk.
     pub fn fill(&self, resources: &[String]) {
         let mut served = self.serve();
@@ -59,13 +33,6 @@ impl Site {
             right(&http::token(served.address, resource), resource);
         }
         assert_eq!(served.end(Signal::TERM).code(), Some(0));
-    }
-
-    /// Runs `foretoken WORDS --config FILE`.
-    pub fn run(&self, words: &str) -> Output {
-        let config = self.config.to_str().expect("a plain path");
-        let words: Vec<_> = words.split(' ').chain(["--config", config]).collect();
-        run(self.folder.path(), &words)
     }
 
     /// How many records there are at rest, all of which open.
@@ -79,14 +46,6 @@ impl Site {
         let (open, all) = counts.unwrap_or_else(|| panic!("{context}: {told}"));
         assert_eq!(open, all, "{context}");
         all.parse().expect("a number")
-    }
-
-    pub fn store(&self) -> PathBuf {
-        self.folder.path().join("store")
-    }
-
-    pub fn key(&self) -> PathBuf {
-        self.folder.path().join("foretoken.key")
     }
 
     /// What is stored, kept apart, to begin from again and again.

@@ -9,7 +9,7 @@ use foretoken::clock::Clock;
 use rustix::process::Signal;
 
 use super::shim::{How, Library, Page, SYNC};
-use super::site::{Site, is_degraded, resources, right};
+use super::site::{is_degraded, resources, right, site};
 use crate::support::http;
 use crate::support::privilege::not_run;
 use crate::support::wait::until;
@@ -45,7 +45,7 @@ fn flushes(how: How) {
         return not_run("slow flushes", "there is no C compiler");
     };
     let clock = Clock::system();
-    let site = Site::new();
+    let site = site();
     let keys = resources("key", KEYS);
     site.fill(&keys);
     let page = Page::new();

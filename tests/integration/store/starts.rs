@@ -10,7 +10,7 @@ use std::time::Duration;
 use foretoken::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::site::{Site, resources, right};
+use super::site::{Site, resources, right, site};
 use crate::support::http;
 use crate::support::process::write_file;
 use crate::under_fire::size;
@@ -49,7 +49,7 @@ fn start(site: &Site, address: SocketAddr, resource: &str) -> (std::process::Chi
 #[test]
 fn a_start_with_many_stored_tokens_serves_them_without_a_call() {
     let (count, starts) = (size(KEYS, 200), size(STARTS, 2));
-    let site = Site::new();
+    let site = site();
     let keys = resources("key", count);
     site.fill(&keys);
     let kept = site.verified("filled");

@@ -11,7 +11,7 @@ use std::sync::{LazyLock, Mutex};
 use rustix::process::Signal;
 
 use super::shim::{ALL, How, KILLED, Library, Page};
-use super::site::{Kept, Site, in_chains, is_degraded, outcomes, resources, right};
+use super::site::{Kept, Site, in_chains, is_degraded, outcomes, resources, right, site};
 use crate::support::http;
 use crate::support::privilege::not_run;
 use crate::support::process::Served;
@@ -272,7 +272,7 @@ fn whichever_call_to_the_disk_fails_it_serves_and_recovers_and_nothing_wrong_is_
     let keys = resources("key", KEYS);
     let figures = Mutex::new(Figures::default());
     in_chains(SPELLS.len() as u64, CHAINS, |_, turns| {
-        let site = Site::new();
+        let site = site();
         site.emulator.set_reissue_below(1.0);
         let mut at_rest = Tokens::new();
         let mut served = site.serve();

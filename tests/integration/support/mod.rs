@@ -9,6 +9,7 @@ pub mod privilege;
 pub mod process;
 pub mod recorded;
 pub mod replay;
+pub mod site;
 pub mod source;
 pub mod tls;
 pub mod wait;

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use super::{Seen, Site, TICKS_PER_SECOND, ask, is_silent, links_held, size};
+use super::{Seen, Site, TICKS_PER_SECOND, ask, is_silent, links_held, site, size};
 use crate::support::http::{self, PATIENCE, read_answer, send_unix};
 use crate::support::jwt::audience_of;
 use crate::support::process::Served;
@@ -71,7 +71,7 @@ fn serve_all(links: Vec<TcpStream>) {
 }
 
 fn callers_take_every_place(descriptors: usize, places: usize) {
-    let site = Site::new("");
+    let site = site("");
     let served = site.serve_after(&format!("ulimit -n {descriptors}"));
     let seen = Seen::of(&served.child);
     ask(&mut http::connect(served.address).expect("a link"), "r");
@@ -108,7 +108,7 @@ fn callers_in_every_place_leave_descriptors_when_there_are_sixty_four() {
 
 #[test]
 fn with_no_descriptor_left_at_all_nothing_spins_and_all_is_well_afterwards() {
-    let site = Site::new("");
+    let site = site("");
     let mut served = site.serve_after("ulimit -n 96");
     let seen = Seen::of(&served.child);
     ask(&mut http::connect(served.address).expect("a link"), "r");

@@ -4,7 +4,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use super::{Seen, Site, ask, connect_from, descriptors_for, is_silent, links_held, size};
+use super::{Seen, ask, connect_from, descriptors_for, is_silent, links_held, site, size};
 use crate::support::metrics::{scrape, sum};
 use crate::support::privilege::not_run;
 use crate::support::wait::until;
@@ -29,7 +29,7 @@ fn each_of_many_links_is_answered_once_and_all_of_them_end() {
             "the limit on descriptors is below the number of links",
         );
     }
-    let site = Site::new("");
+    let site = site("");
     let served = site.serve();
     let seen = Seen::of(&served.child);
     let hits = || {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Seen, Site, descriptors_for};
+use super::{Seen, descriptors_for, site};
 use crate::support::http;
 use crate::support::jwt::token_of;
 use crate::support::metrics::{scrape, sum};
@@ -116,7 +116,7 @@ fn out_of_memory_it_degrades_or_comes_back_from_the_store() {
             "the limit on descriptors is below the number of links",
         );
     }
-    let site = Site::new("");
+    let site = site("");
     let mut served = site.serve_after(&group.join());
     let before = tokens(&served);
     thread::sleep(WRITTEN);

@@ -19,20 +19,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use foretoken_emulator::Emulator;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
-use tempfile::TempDir;
 
 use crate::support::emulator_settings;
 use crate::support::http::{self, PATIENCE};
 use crate::support::jwt::audience_of;
-use crate::support::process::{Served, command, write_config};
+use crate::support::process::{Served, command};
+use crate::support::site::Site;
 
 /// The kernel counts a process's time on the CPU in hundredths of a second.
 const TICKS_PER_SECOND: u64 = 100;
@@ -49,36 +48,18 @@ pub(crate) fn size<T: FromStr>(variable: &str, every_run: T) -> T {
 }
 
 /// An emulator without limits, and a place for a Foretoken that comes and goes.
-struct Site {
-    emulator: Emulator,
-    folder: TempDir,
-    config: PathBuf,
+fn site(more: &str) -> Site {
+    site_with(emulator_settings(), more)
+}
+
+fn site_with(emulator: foretoken_emulator::Settings, more: &str) -> Site {
+    Site::with(emulator, &format!("{more}{TWO_WORKERS}"))
 }
 
 impl Site {
-    fn new(more: &str) -> Self {
-        Self::with(emulator_settings(), more)
-    }
-
-    fn with(emulator: foretoken_emulator::Settings, more: &str) -> Self {
-        let emulator = Emulator::start(emulator).expect("the emulator starts");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let more = format!("{more}{TWO_WORKERS}");
-        let config = write_config(folder.path(), emulator.address(), &more);
-        Self {
-            emulator,
-            folder,
-            config,
-        }
-    }
-
-    fn serve(&self) -> Served {
-        Served::start(&self.config, self.folder.path())
-    }
-
     /// As [`serve`](Self::serve), after these commands of the shell in the process that becomes it.
     fn serve_after(&self, script: &str) -> Served {
-        Served::start_as(through_shell(self.folder.path(), script), &self.config)
+        self.serve_as(through_shell(self.folder.path(), script))
     }
 }
 

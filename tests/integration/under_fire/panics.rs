@@ -21,7 +21,7 @@ use foretoken::token::{AccessToken, Lifetime, Secret};
 use foretoken::upstream::{Ask, FetchError, TokenSource};
 use rustix::process::Signal;
 
-use super::{Site, drain};
+use super::{drain, site};
 use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
 use crate::support::metrics::{scrape, sum};
@@ -338,7 +338,7 @@ fn when_connections_do_nothing_but_panic_the_next_process_serves_from_the_store(
 /// A line that cannot be written is lost, and the thread that wrote it is not.
 #[test]
 fn when_nobody_reads_the_log_any_more_it_goes_on() {
-    let site = Site::new("");
+    let site = site("");
     let mut served = site.serve();
     // Whoever reads it leaves at the next line.
     served.lines = std::sync::mpsc::channel().1;

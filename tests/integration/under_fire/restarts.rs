@@ -14,7 +14,7 @@ use fastrand::Rng;
 use foretoken::clock::Clock;
 use rustix::process::Signal;
 
-use super::{Site, size};
+use super::{site, size};
 use crate::support::http::{self, Answer};
 use crate::support::jwt::{audience_of, token_of};
 use crate::support::metrics::{scrape, sum};
@@ -170,7 +170,7 @@ fn stops_and_kills_under_load_break_no_answer_and_lose_nothing_that_was_on_disk(
     println!("{SEED}={seed}");
     let mut rng = Rng::with_seed(seed);
     let clock = Clock::system();
-    let site = Site::new(UPSTREAM);
+    let site = site(UPSTREAM);
     let ledger = Ledger::default();
     let mut served = site.serve();
     for resource in (0..KEPT).map(kept) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::{Others, Seen, Site, ask, descriptors_for, drain, links_held, size, status_of};
+use super::{Others, Seen, ask, descriptors_for, drain, links_held, site, size, status_of};
 use crate::support::http::{self, PATIENCE, token_request};
 use crate::support::jwt::audience_of;
 use crate::support::metrics::{scrape, sum};
@@ -182,7 +182,7 @@ fn slow_clients_are_cut_and_nobody_else_notices() {
             "the limit on descriptors is below the number of links",
         );
     }
-    let site = Site::new(CLOUD_SHELL);
+    let site = site(CLOUD_SHELL);
     let served = site.serve();
     let seen = Seen::of(&served.child);
     let (imds, shell) = (served.address, cloud_shell(&served));
@@ -222,7 +222,7 @@ fn slow_clients_are_cut_and_nobody_else_notices() {
 #[test]
 fn a_caller_behind_slow_ones_in_every_place_is_served_once_their_time_is_over() {
     const LINKS: usize = 400;
-    let site = Site::new("");
+    let site = site("");
     // Half of the descriptors are for callers.
     let served = site.serve_after("ulimit -n 200");
     let mut slow: Vec<_> = (0..LINKS)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use foretoken::clock::Clock;
 use rustix::process::Signal;
 
-use super::{End, Seen, Site, ask, links_held, size};
+use super::{End, Seen, ask, links_held, site_with, size};
 use crate::support::emulator_settings;
 use crate::support::http;
 use crate::support::metrics::{scrape, sum};
@@ -89,7 +89,7 @@ fn memory_descriptors_threads_and_disk_stay_flat() {
         lifetime_s: LIFETIME_S,
         ..emulator_settings()
     };
-    let site = Site::with(emulator, "");
+    let site = site_with(emulator, "");
     let mut served = site.serve();
     let seen = Seen::of(&served.child);
     let store = site.folder.path().join("store");

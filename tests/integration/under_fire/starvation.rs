@@ -9,7 +9,7 @@ use std::time::Duration;
 use foretoken::clock::Clock;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::{End, Seen, Site, TICKS_PER_SECOND, size};
+use super::{End, Seen, TICKS_PER_SECOND, site_with, size};
 use crate::support::emulator_settings;
 use crate::support::http::{self, read_answer, token_request};
 use crate::support::jwt::{audience_of, claims_of, token_of};
@@ -56,7 +56,7 @@ fn take_one_core_and_run() {
         lifetime_s: LIFETIME_S,
         ..emulator_settings()
     };
-    let site = Site::with(emulator, "");
+    let site = site_with(emulator, "");
     let served = site.serve();
     let seen = Seen::of(&served.child);
     let name = |key| format!("https://r{key}.example");

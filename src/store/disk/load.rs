@@ -1,0 +1,137 @@
+//! What the last run left: read, opened, and taken over into memory.
+
+use std::sync::Arc;
+
+use super::{Disk, Kept, Loaded, MAX_AHEAD_MS, MAX_RECORDS, Trouble};
+use crate::clock::UnixMs;
+use crate::store::Restored;
+use crate::store::database::{self, Blame, DbError};
+use crate::store::folder::Pointer;
+use crate::store::master::SealError;
+use crate::store::seal::{Fingerprint, Found, Opener, Unreadable};
+
+impl Disk {
+    /// Reads the current database, or sets it aside.
+    pub(super) fn load(&mut self, now: UnixMs, give_up: bool) -> Result<Loaded, Trouble> {
+        let mut loaded = Loaded::default();
+        let Some(pointer) = self.pointer else {
+            return Ok(loaded);
+        };
+        self.folder.sweep(pointer);
+        let path = self.folder.db_path(pointer.current);
+        let engine = database::engine_of(&path);
+        let damage = match database::open(engine, &path) {
+            Ok((db, repaired)) => {
+                let scan = db.scan(MAX_RECORDS);
+                if let Some(error) = scan.cut_short {
+                    if !is_damage(&error, give_up) {
+                        db.discard();
+                        return Err(error.into());
+                    }
+                    self.admit(scan.records, now, &mut loaded)?;
+                    db.discard();
+                    Some(error)
+                } else {
+                    let records = scan.records.len();
+                    let anew = self.admit(scan.records, now, &mut loaded)?;
+                    if let Some(error) = repaired {
+                        tracing::warn!(%error, records, "store database repaired by removing its snapshots");
+                    }
+                    if anew || self.sealer.keys().is_rotating() || engine != self.engine {
+                        // Nothing under the key before is to stay, not even in the database's log.
+                        db.discard();
+                    } else {
+                        self.db = Some(db);
+                    }
+                    None
+                }
+            }
+            Err(error) if !is_damage(&error, give_up) => return Err(error.into()),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = damage {
+            let kept = loaded.restored.len();
+            tracing::warn!(%error, kept, "stored tokens are damaged, starting a new database");
+            loaded.is_damaged = true;
+            self.pointer = Some(Pointer {
+                quarantine: Some(pointer.current),
+                ..pointer
+            });
+        }
+        Ok(loaded)
+    }
+
+    /// Says whether any was sealed anew.
+    fn admit(
+        &mut self,
+        mut records: Vec<(Fingerprint, Arc<[u8]>)>,
+        now: UnixMs,
+        loaded: &mut Loaded,
+    ) -> Result<bool, SealError> {
+        let mut any_anew = false;
+        // What is sealed anew takes no place that a later record has.
+        records.sort_by_key(|(_, sealed)| self.is_older(sealed));
+        let mut opener = Opener::default();
+        for (name, sealed) in records {
+            let found = match opener.open(&self.sealer, name, &sealed) {
+                Ok(found) => found,
+                // The right key or user may come back.
+                Err(Unreadable::Binding | Unreadable::Master) => {
+                    loaded.refused.locked += 1;
+                    self.live.insert(name, Kept::locked(sealed, now));
+                    continue;
+                }
+                Err(_) => {
+                    loaded.refused.unreadable += 1;
+                    self.dirty.insert(name);
+                    continue;
+                }
+            };
+            let expires_at = found.record.token.lifetime.expires_at();
+            if expires_at.plus(MAX_AHEAD_MS) <= now {
+                loaded.refused.expired += 1;
+                self.dirty.insert(name);
+                continue;
+            }
+            let (name, sealed) = if found.is_older {
+                any_anew = true;
+                self.dirty.insert(name);
+                self.seal_anew(&found, now)?
+            } else {
+                (name, sealed)
+            };
+            if self.live.contains_key(&name) {
+                continue;
+            }
+            if found.is_older {
+                self.dirty.insert(name);
+            }
+            let Found {
+                generation, record, ..
+            } = found;
+            let kept = Kept {
+                generation,
+                expires_at,
+                last_used: record.last_used,
+                is_locked: false,
+                sealed,
+            };
+            self.live.insert(name, kept);
+            loaded.restored.push(Restored {
+                key: record.key,
+                token: Arc::new(record.token),
+                generation,
+                last_used: record.last_used,
+            });
+        }
+        Ok(any_anew)
+    }
+}
+
+fn is_damage(error: &DbError, give_up: bool) -> bool {
+    match error.blame() {
+        Blame::None => false,
+        Blame::Doubtful => give_up,
+        Blame::Damage => true,
+    }
+}
