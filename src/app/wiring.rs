@@ -10,7 +10,9 @@ use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::refresh::{self, Driver, Handle, Writer};
 use crate::server::handler::Live;
-use crate::server::{Address, AdminFront, BindError, Bound, DoorError, Doors, Parts, Running};
+use crate::server::{
+    Address, AdminFront, BindError, Bound, Cpus, DoorError, Doors, Parts, Running,
+};
 use crate::store::machine::Machine;
 use crate::store::{self, Health, Store};
 use crate::telemetry::metrics::Metrics;
@@ -152,7 +154,9 @@ impl App {
             clock: clock.clone(),
             max_connections: super::max_connections(settings.server.workers),
         };
-        let running = Running::start(Doors::open(bound, workers)?, &parts)?;
+        let cpus = settings.server.pin_workers.then(|| Cpus::of(workers));
+        let doors = Doors::open(bound, workers, cpus.flatten())?;
+        let running = Running::start(doors, &parts)?;
         let refresh = driver.handle();
         admin.warm(admin::Parts {
             cache,

@@ -26,12 +26,16 @@ pub struct View {
     hasher: foldhash::fast::RandomState,
     /// What is remembered weighs so much.
     bytes: usize,
+    /// Targets that were ever remembered.
+    remembered: u64,
     purges_seen: Arc<AtomicU64>,
     digits: Digits,
 }
 
 /// One request target on one listener, fully parsed and permitted once.
 struct Seen {
+    /// No other target of this view ever had this number.
+    number: u64,
     scope: u64,
     target: Box<[u8]>,
     asked: Asked,
@@ -72,9 +76,12 @@ pub enum Turn {
     Last,
 }
 
-/// Where a target is kept; good until the next tick.
+/// Where a target is kept, as long as it is: see [`View::keeps`].
 #[derive(Clone, Copy, Debug)]
-pub struct Place(usize);
+pub struct Place {
+    at: usize,
+    number: u64,
+}
 
 /// What a look-up found.
 pub enum Found<'a> {
@@ -101,6 +108,7 @@ impl View {
             free: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
             bytes: 0,
+            remembered: 0,
             purges_seen,
             digits: Digits::new(0),
         }
@@ -121,7 +129,16 @@ impl View {
                 .as_ref()
                 .is_some_and(|s| s.scope == scope && *s.target == *target)
         };
-        self.targets.find(hash, matches).map(|at| Place(*at))
+        let at = *self.targets.find(hash, matches)?;
+        let number = self.seen[at].as_ref()?.number;
+        Some(Place { at, number })
+    }
+
+    /// Whether the target that was put there is still there.
+    #[must_use]
+    pub fn keeps(&self, place: Place) -> bool {
+        let seen = self.seen[place.at].as_ref();
+        seen.is_some_and(|seen| seen.number == place.number)
     }
 
     /// Remembers a target after its full parse.
@@ -144,7 +161,10 @@ impl View {
         let slot = self.cache.lookup(&permit)?;
         slot.want(asked.shape);
         let echo = self.cache.echo(permit.key());
+        self.remembered += 1;
+        let number = self.remembered;
         let seen = Seen {
+            number,
             scope,
             target: target.into(),
             asked,
@@ -168,15 +188,19 @@ impl View {
         let (hasher, all) = (&self.hasher, &self.seen);
         self.targets
             .insert_unique(hash, at, |at| hash_of(hasher, all, *at));
-        Ok(Place(at))
+        Ok(Place { at, number })
     }
 
     /// Looks up what may be served at `now` for a remembered target.
+    ///
+    /// # Panics
+    /// If it was forgotten since: places are good until the next tick or the next target.
     #[must_use]
     pub fn look(&mut self, place: Place, now: UnixMs, turn: Turn) -> Found<'_> {
-        let seen = self.seen[place.0]
-            .as_mut()
-            .expect("a place is used before the next tick");
+        let seen = self.seen[place.at].as_mut();
+        let seen = seen
+            .filter(|seen| seen.number == place.number)
+            .expect("a place is used while it is kept");
         let held = seen.entry.as_ref();
         if !held.is_some_and(|entry| seen.slot.is_current(entry.generation)) {
             // The slow path: the entry moved, or there never was one.
@@ -420,8 +444,8 @@ mod tests {
         let first = view.remember(0, b"t", PLAIN, permit("a")).unwrap();
         assert!(view.find(1, b"t").is_none());
         let second = view.remember(1, b"t", PLAIN, permit("b")).unwrap();
-        assert_ne!(first.0, second.0);
-        assert_eq!(view.find(0, b"t").unwrap().0, first.0);
+        assert_ne!(first.at, second.at);
+        assert_eq!(view.find(0, b"t").unwrap().at, first.at);
     }
 
     #[test]

@@ -109,12 +109,14 @@ impl Check<'_> {
         let limits = self.limits(&document.table("limits"));
         let store = self.store(&document.table("store"));
         let workers = self.workers(&server, cpus);
+        let pin_workers = self.pin_workers(&server);
         let log = self.log(&document.table("log"));
         let (limits, max_negatives) = limits?;
         Some(Settings {
             server: server::Settings {
                 listeners: listeners?,
                 workers: workers?,
+                pin_workers: pin_workers?,
                 remote_callers: remote?,
             },
             clients: clients?,
@@ -225,6 +227,12 @@ impl Check<'_> {
         let typed = table.boolean(REMOTE);
         let remote = self.option(&format!("server.{REMOTE}"), typed, Ok, fixed(false))?;
         Some(remote.value)
+    }
+
+    fn pin_workers(&mut self, table: &Table<'_>) -> Option<bool> {
+        let typed = table.boolean("pin_workers");
+        let pin = self.option("server.pin_workers", typed, Ok, fixed(true))?;
+        Some(pin.value)
     }
 
     fn workers(&mut self, table: &Table<'_>, cpus: usize) -> Option<usize> {

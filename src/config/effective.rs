@@ -168,6 +168,7 @@ fn rows(settings: &Settings) -> Vec<(String, String)> {
         ("store.path", path(&store.path)),
         ("store.key", path(&store.key)),
         ("server.workers", server.workers.to_string()),
+        ("server.pin_workers", server.pin_workers.to_string()),
         (
             &format!("server.{REMOTE}"),
             server.remote_callers.to_string(),

@@ -3,7 +3,7 @@
 use super::mistake::Complaint;
 
 /// Every option: its table, its key and a value that shows its form.
-pub(super) const OPTIONS: [(&str, &str, &str); 43] = [
+pub(super) const OPTIONS: [(&str, &str, &str); 44] = [
     ("listener", "address", r#""127.0.0.1:16925""#),
     ("listener", "dialects", r#"["imds"]"#),
     ("listener", "expires_on_2017", r#""date""#),
@@ -69,6 +69,7 @@ pub(super) const OPTIONS: [(&str, &str, &str); 43] = [
     ("store", "path", r#""/var/lib/foretoken/store""#),
     ("store", "key", r#""/var/lib/foretoken/foretoken.key""#),
     ("server", "workers", "4"),
+    ("server", "pin_workers", "false"),
     ("server", REMOTE, "true"),
     ("log", "level", r#""info""#),
     ("log", "format", r#""text""#),

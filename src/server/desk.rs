@@ -3,21 +3,15 @@
 //! Promises that a buffer is wiped before another connection has it, and that what nobody used for
 //! a second is freed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
+use std::ops::{Deref, DerefMut};
 
-use zeroize::Zeroize as _;
-
+use super::wiped::Wiped;
 use super::wire;
 use crate::clock::UnixMs;
 
 /// Bytes taken at once of a long request: the largest head with the largest form.
 pub(super) const READ_BYTES: usize = 16 * 1024;
-/// The smallest buffer: a slow client holds one for as long as it may.
-const MIN_BUFFER_BYTES: usize = 1024;
-/// Callers of one worker that may wait unwatched: behind a side that they ended, or behind more bytes
-/// than are taken early. They may have left, and hold no descriptor of their own, so they must not
-/// take all of our room while the upstream hangs.
-const MAX_UNWATCHED: usize = 64;
 /// Buffers that a worker keeps for its connections, for a second without use; more are freed.
 const MAX_SPARE_BUFFERS: usize = 64;
 /// Of a buffer that is kept.
@@ -25,12 +19,17 @@ const MAX_SPARE_BYTES: usize = READ_BYTES;
 
 /// What the connections of one worker share.
 pub(super) struct Desk {
+    /// Into which is read. Wiped before it is let go of.
     pub scratch: RefCell<Box<[u8]>>,
-    spare: RefCell<Vec<Vec<u8>>>,
+    outbox: RefCell<Wiped>,
+    spare: RefCell<Vec<Wiped>>,
     /// The fewest spare buffers since the last tick: so many were of no use.
     fewest: Cell<usize>,
     date: Cell<(u64, wire::Date)>,
-    unwatched: Cell<usize>,
+    /// Callers who wait behind a side that they ended, or behind more bytes than are taken early.
+    pub unwatched: Count,
+    /// Clients who have not taken all that is written to them.
+    pub slow_clients: Count,
     pub answered: Cell<bool>,
 }
 
@@ -38,17 +37,24 @@ impl Default for Desk {
     fn default() -> Self {
         Self {
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
+            outbox: RefCell::default(),
             spare: RefCell::default(),
             fewest: Cell::new(0),
             date: Cell::new((0, wire::date(0))),
-            unwatched: Cell::new(0),
+            unwatched: Count::default(),
+            slow_clients: Count::default(),
             answered: Cell::new(false),
         }
     }
 }
 
 impl Desk {
-    fn take(&self) -> Vec<u8> {
+    /// From which is written what can be answered at once.
+    pub fn outbox(&self) -> Outbox<'_> {
+        Outbox(self.outbox.borrow_mut())
+    }
+
+    fn take(&self) -> Wiped {
         let mut spare = self.spare.borrow_mut();
         let buffer = spare.pop().unwrap_or_default();
         self.fewest.set(self.fewest.get().min(spare.len()));
@@ -56,7 +62,7 @@ impl Desk {
     }
 
     /// Keeps a wiped buffer for the next connection.
-    fn give_back(&self, buffer: Vec<u8>) {
+    fn give_back(&self, buffer: Wiped) {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < MAX_SPARE_BUFFERS
             && buffer.capacity() > 0
@@ -89,45 +95,74 @@ impl Desk {
     }
 }
 
-/// A buffer that may hold secrets: it is wiped before it is used again, or freed.
+/// The outbox of the worker. What one connection puts into it is gone before another has it, whatever
+/// happens in between.
+pub(super) struct Outbox<'a>(RefMut<'a, Wiped>);
+
+impl Deref for Outbox<'_> {
+    type Target = Wiped;
+
+    fn deref(&self) -> &Wiped {
+        &self.0
+    }
+}
+
+impl DerefMut for Outbox<'_> {
+    fn deref_mut(&mut self) -> &mut Wiped {
+        &mut self.0
+    }
+}
+
+impl Drop for Outbox<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A buffer of one connection, from the desk and back to it. Without memory until something is put
+/// into it.
 pub(super) struct Lease<'a> {
     desk: &'a Desk,
-    pub bytes: Vec<u8>,
+    bytes: Wiped,
 }
 
 impl<'a> Lease<'a> {
-    /// Without memory until something is put into it.
     pub fn new(desk: &'a Desk) -> Self {
-        Self {
-            desk,
-            bytes: Vec::new(),
+        let bytes = Wiped::default();
+        Self { desk, bytes }
+    }
+
+    pub fn extend(&mut self, more: &[u8]) {
+        if !more.is_empty() {
+            self.buffer().extend(more);
         }
     }
 
-    /// Adds bytes. A buffer that is too small is replaced, not grown: growing would leave its
-    /// bytes behind.
-    pub fn extend(&mut self, more: &[u8]) {
-        self.reserve(more.len());
-        self.bytes.extend_from_slice(more);
-    }
-
-    pub fn reserve(&mut self, more: usize) {
+    /// The buffer, to put something into it.
+    pub fn buffer(&mut self) -> &mut Wiped {
         if self.bytes.capacity() == 0 {
             self.bytes = self.desk.take();
         }
-        let needed = self.bytes.len() + more;
-        if needed > self.bytes.capacity() {
-            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(MIN_BUFFER_BYTES));
-            larger.extend_from_slice(&self.bytes);
-            std::mem::replace(&mut self.bytes, larger).zeroize();
-        }
+        &mut self.bytes
+    }
+
+    pub fn consume(&mut self, count: usize) {
+        self.bytes.consume(count);
     }
 
     /// Gives the memory back.
     pub fn clear(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.zeroize();
+        bytes.clear();
         self.desk.give_back(bytes);
+    }
+}
+
+impl Deref for Lease<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -137,21 +172,31 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// The wait of a caller whose leaving would not be seen, counted as long as it lasts.
-pub(super) struct Unwatched<'a>(&'a Desk);
+/// How many of something there are now.
+#[derive(Default)]
+pub(super) struct Count(Cell<usize>);
 
-impl<'a> Unwatched<'a> {
-    pub fn take(desk: &'a Desk) -> Option<Self> {
-        let count = desk.unwatched.get();
-        (count < MAX_UNWATCHED).then(|| {
-            desk.unwatched.set(count + 1);
-            Self(desk)
-        })
+/// One of them, counted as long as it lasts.
+pub(super) struct Counted<'a>(&'a Count);
+
+impl Count {
+    pub fn get(&self) -> usize {
+        self.0.get()
+    }
+
+    pub fn one_more(&self) -> Counted<'_> {
+        self.0.set(self.0.get() + 1);
+        Counted(self)
+    }
+
+    /// Unless there are so many already.
+    pub fn one_more_of(&self, most: usize) -> Option<Counted<'_>> {
+        (self.get() < most).then(|| self.one_more())
     }
 }
 
-impl Drop for Unwatched<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.unwatched.set(self.0.unwatched.get() - 1);
+        self.0.0.set(self.0.0.get() - 1);
     }
 }

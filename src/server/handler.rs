@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::arc_keys::ArcKeys;
 use super::head::BadHead;
+use super::known::Known;
 use super::reject::Refusal;
 use crate::authz::guard::{Facts, Header, Trespass};
 use crate::authz::{Caller, Denial, Policy, Proven};
@@ -57,6 +58,9 @@ pub struct Request<'a> {
     pub headers: &'a [Header<'a>],
     /// The body of a POST, without its framing.
     pub form: &'a [u8],
+    /// All bytes of the head, if the request has no body and the connection goes on after it: it may
+    /// be known next time.
+    pub head: Option<&'a [u8]>,
     /// How often it has been here; it is counted, and proves itself, only once.
     pub turn: Turn,
 }
@@ -83,6 +87,27 @@ pub struct Worker {
     metrics: Metrics,
     /// A target and its form in one piece, as they are remembered together.
     scratch: Vec<u8>,
+    known: Known,
+}
+
+/// Answers the request that the bytes start with, if it is one that came in here before: says also
+/// how many bytes it has. It has no body, and the connection goes on after it.
+pub fn recall<'w>(
+    worker: &'w mut Worker,
+    gate: &Gate,
+    caller: &Caller,
+    bytes: &[u8],
+    now: UnixMs,
+) -> Option<(usize, Outcome<'w>)> {
+    if !worker.live.policy.knows(caller) {
+        return None;
+    }
+    let known = worker.known.find(gate.id, bytes)?;
+    let (len, dialect, place) = (known.bytes(), known.dialect, known.place);
+    worker
+        .view
+        .keeps(place)
+        .then(|| (len, worker.look(place, dialect, now, Turn::First)))
 }
 
 /// Answers one request at `now`.
@@ -131,31 +156,13 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Ok(place) => place,
         Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
-    let counted = request.turn != Turn::First;
-    match worker.view.look(place, now, request.turn) {
-        Found::Body(body) => {
-            worker.counters.count_unless(counted, Label::Hit);
-            Outcome::Answer(body)
-        }
-        Found::Wait(waiter, leader) => {
-            let label = if leader.is_some() {
-                Label::Miss
-            } else {
-                Label::Coalesced
-            };
-            worker.counters.count_unless(counted, label);
-            if let Some((slot, leader)) = leader {
-                worker.refresh.demand(slot, leader);
-            }
-            Outcome::Wait(waiter)
-        }
-        Found::Full => {
-            worker.counters.count_unless(counted, Label::Refused);
-            worker.metrics.refused(Refusal::Full.reason());
-            Outcome::Refuse(Refusal::Full, dialect)
-        }
-        Found::Nothing => Outcome::Refuse(Refusal::Lost, dialect),
+    if let (None, Some(head)) = (proven, request.head)
+        && dialect.proof() == Proof::Metadata
+    {
+        let (gate, headers) = (request.gate.id, request.headers);
+        worker.known.keep(gate, head, headers, dialect, place);
     }
+    worker.look(place, dialect, now, request.turn)
 }
 
 impl Worker {
@@ -171,6 +178,7 @@ impl Worker {
             counters,
             metrics,
             scratch: Vec::new(),
+            known: Known::default(),
         }
     }
 
@@ -267,6 +275,35 @@ impl Worker {
         self.view
             .remember(scope, whole, asked, permit)
             .map_err(|_| Refusal::Full)
+    }
+
+    /// What the cache has for a request that may have it.
+    fn look(&mut self, place: Place, dialect: Dialect, now: UnixMs, turn: Turn) -> Outcome<'_> {
+        let counted = turn != Turn::First;
+        match self.view.look(place, now, turn) {
+            Found::Body(body) => {
+                self.counters.count_unless(counted, Label::Hit);
+                Outcome::Answer(body)
+            }
+            Found::Wait(waiter, leader) => {
+                let label = if leader.is_some() {
+                    Label::Miss
+                } else {
+                    Label::Coalesced
+                };
+                self.counters.count_unless(counted, label);
+                if let Some((slot, leader)) = leader {
+                    self.refresh.demand(slot, leader);
+                }
+                Outcome::Wait(waiter)
+            }
+            Found::Full => {
+                self.counters.count_unless(counted, Label::Refused);
+                self.metrics.refused(Refusal::Full.reason());
+                Outcome::Refuse(Refusal::Full, dialect)
+            }
+            Found::Nothing => Outcome::Refuse(Refusal::Lost, dialect),
+        }
     }
 
     fn refuse<'w>(&self, request: &Request<'_>, refusal: Refusal, dialect: Dialect) -> Outcome<'w> {

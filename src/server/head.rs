@@ -5,6 +5,8 @@
 //! two such readers, so whatever is not plainly one request is refused here and ends its
 //! connection. The syntax is `httparse`'s; what stands here is what it lets through.
 
+use std::mem::MaybeUninit;
+
 use crate::authz::guard::Header;
 
 /// Bytes of a head, its empty line included. Real clients send up to 800.
@@ -121,9 +123,9 @@ pub fn read<'a>(
     if !bytes[..len].is_ascii() {
         return Err(refine(&bytes[..len]));
     }
-    let mut parsed = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut parsed);
-    match request.parse(&bytes[..len]) {
+    let mut parsed = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(&bytes[..len], &mut parsed) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
         Ok(httparse::Status::Partial) | Err(_) => return Err(refine(&bytes[..len])),
@@ -162,7 +164,7 @@ fn find_end(bytes: &[u8]) -> Result<Option<usize>, BadHead> {
     }
     let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
     let mut line_start = 0;
-    for at in memchr_line_ends(window) {
+    for at in memchr::memchr2_iter(b'\r', b'\n', window) {
         match window[at] {
             b'\n' if at == 0 || window[at - 1] != b'\r' => return Err(BadHead::LineEnd),
             b'\n' => {
@@ -180,14 +182,6 @@ fn find_end(bytes: &[u8]) -> Result<Option<usize>, BadHead> {
         }
     }
     Ok(None)
-}
-
-fn memchr_line_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    bytes
-        .iter()
-        .enumerate()
-        .filter(|(_, b)| matches!(b, b'\r' | b'\n'))
-        .map(|(at, _)| at)
 }
 
 /// Whether an unfinished head may still become a good one.
@@ -243,9 +237,23 @@ fn check_method(method: &[u8]) -> Result<(), BadHead> {
     }
 }
 
+/// What may stand in a target as it is. What RFC 3986 has no place for is escaped by every client; a
+/// raw one is read in many ways.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        plain[byte as usize] = !matches!(
+            byte,
+            b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+        );
+        byte += 1;
+    }
+    plain
+};
+
 fn check_target(target: &[u8]) -> Result<(), BadHead> {
-    // What RFC 3986 has no place for is escaped by every client; a raw one is read in many ways.
-    let plain = |b: &u8| (0x21..=0x7e).contains(b) && !b"#\"<>\\^`{|}".contains(b);
+    let plain = |byte: &u8| PLAIN[usize::from(*byte)];
     if target.first() != Some(&b'/') || !target.iter().all(plain) {
         return Err(BadHead::Target);
     }

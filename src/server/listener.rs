@@ -11,6 +11,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::settings::{Address, Listener};
+use super::steering::Cpus;
 
 /// Connections the kernel holds until a worker accepts them; a start-up herd fits.
 const BACKLOG: i32 = 4096;
@@ -84,17 +85,11 @@ impl Bound {
         }
     }
 
-    /// Starts listening and hands out one socket for each worker.
-    pub(super) fn open(self, workers: usize) -> Result<Vec<Open>, BindError> {
+    /// Starts listening and hands out one socket for each worker, in their order.
+    pub(super) fn open(self, workers: usize, cpus: Option<&Cpus>) -> Result<Vec<Open>, BindError> {
         let address = self.address();
         let opened: io::Result<_> = match self.sockets {
-            Sockets::Tcp(sockets) => sockets
-                .into_iter()
-                .map(|socket| {
-                    socket.listen(BACKLOG)?;
-                    Ok(Open::Tcp(socket.into()))
-                })
-                .collect(),
+            Sockets::Tcp(sockets) => listen(sockets, cpus),
             // One queue for all workers; the kernel wakes whoever waits.
             Sockets::Unix(listener) => (0..workers)
                 .map(|_| Ok(Open::Unix(listener.try_clone()?)))
@@ -133,6 +128,22 @@ fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
+fn listen(sockets: Vec<Socket>, cpus: Option<&Cpus>) -> io::Result<Vec<Open>> {
+    let mut open = Vec::new();
+    for socket in sockets {
+        socket.listen(BACKLOG)?;
+        let socket = std::net::TcpListener::from(socket);
+        // From the first one on, as connections come from now on.
+        if let (true, Some(cpus)) = (open.is_empty(), cpus)
+            && let Err(error) = cpus.steer(&socket)
+        {
+            tracing::info!(%error, "the kernel spreads connections without regard to CPUs");
+        }
+        open.push(Open::Tcp(socket));
+    }
+    Ok(open)
+}
+
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     tcp_socket_for(&address.into())
 }
@@ -148,6 +159,9 @@ fn tcp_socket_for(address: &socket2::SockAddr) -> io::Result<Socket> {
     } else {
         socket.set_ttl_v4(1)?;
     }
+    // Answers are one small write: waiting for more would only delay them. Whoever is accepted
+    // inherits it.
+    socket.set_tcp_nodelay(true)?;
     // A restart must not wait for the connections of the process before it.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -220,7 +234,7 @@ mod tests {
         let any = listener(Address::Tcp("127.0.0.1:0".parse().unwrap()));
         let first = Bound::bind(&any, 3).unwrap().unwrap();
         let same = listener(first.address());
-        let open = first.open(3).unwrap();
+        let open = first.open(3, None).unwrap();
         assert!(matches!(
             Bound::bind(&same, 3),
             Err(BindError::InUse { .. })

@@ -5,17 +5,23 @@
 //! server breaks no answer. [`handler`] is the story of a request; everything around it only feeds
 //! it plain values.
 
+mod accept;
 mod admin_front;
 pub mod arc_keys;
 mod connection;
 mod desk;
+mod exchange;
 mod forward;
 pub mod handler;
 pub mod head;
+mod known;
 mod listener;
 mod reject;
+mod room;
 mod settings;
+mod steering;
 pub mod tls;
+mod wiped;
 mod wire;
 mod workers;
 
@@ -23,4 +29,5 @@ pub use admin_front::AdminFront;
 pub use listener::{BindError, Bound, bind_unix};
 pub use reject::{Refusal, Rejection};
 pub use settings::{Address, ArcSettings, ExpiresOn, Listener, Settings};
+pub use steering::Cpus;
 pub use workers::{DoorError, Doors, Parts, Running};

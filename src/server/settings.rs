@@ -13,6 +13,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Serving threads; each has a runtime and a cache view of its own.
     pub workers: usize,
+    /// Each worker is bound to a CPU of its own, and takes the connections that come from there.
+    pub pin_workers: bool,
     /// Listeners may stand on addresses that other machines reach, and answer those machines:
     /// `server.i_understand_that_tokens_leave_this_machine`.
     pub remote_callers: bool,

@@ -67,10 +67,10 @@ pub(super) fn plain(status: u16, text: &str, date: &Date) -> Vec<u8> {
     out
 }
 
-/// Takes the body off the answer that starts at `start`: a HEAD has none.
-pub(super) fn cut_body(out: &mut Vec<u8>, start: usize) {
-    let end = out[start..].windows(4).position(|four| four == b"\r\n\r\n");
-    out.truncate(end.map_or(out.len(), |end| start + end + 4));
+/// Where the body of an answer begins.
+pub(super) fn body_start(answer: &[u8]) -> usize {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    end.map_or(answer.len(), |end| end + 4)
 }
 
 const JSON: &[u8] = b"application/json; charset=utf-8";

@@ -1,27 +1,29 @@
 //! The serving threads: one runtime, one cache view and one set of sockets each.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::LocalRuntime;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::accept::{Handed, Hands, LAST_CALL, accept, accept_handed};
 use super::arc_keys::{ArcError, ArcKeys};
-use super::connection::{self, Context};
+use super::connection::Context;
 use super::desk::Desk;
 use super::handler::{Gate, Live, Worker};
 use super::listener::{BindError, Bound, Open};
+use super::room::{Room, Stage};
 use super::settings::{ExpiresOn, Listener};
+use super::steering::{Cpus, Loads};
 use super::tls::{self, TlsError};
-use crate::authz::Caller;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::refresh::Handle;
@@ -31,13 +33,6 @@ use crate::telemetry::pulse::Pulse;
 /// Connections of one worker, if there are descriptors for them. Beyond it, new ones wait in the
 /// kernel's queue.
 const MAX_CONNECTIONS: usize = 20_000;
-/// How long a stopping server still takes connections that were on their way, and their requests.
-const LAST_CALL: Duration = Duration::from_millis(150);
-/// After an accept that failed for want of descriptors: the socket stays readable, so trying again
-/// at once would spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a TLS handshake may take.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often workers add up and let go.
 const TICK: Duration = Duration::from_secs(1);
 /// Seconds in which connections panicked and none was answered in between, after which the worker
@@ -68,8 +63,11 @@ pub struct Running {
     draining: watch::Sender<bool>,
 }
 
-/// Open sockets, one set for each worker.
-pub struct Doors(Vec<Vec<Door>>);
+/// Open sockets, one set for each worker, and the CPUs where workers are bound to one.
+pub struct Doors {
+    sets: Vec<Vec<Door>>,
+    cpus: Option<Arc<Cpus>>,
+}
 
 /// One listener of one worker.
 struct Door {
@@ -107,11 +105,11 @@ impl Doors {
     ///
     /// # Errors
     /// A socket cannot listen, or a certificate or folder cannot be used.
-    pub fn open(bound: Vec<Bound>, workers: usize) -> Result<Self, DoorError> {
-        let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
+    pub fn open(bound: Vec<Bound>, workers: usize, cpus: Option<Cpus>) -> Result<Self, DoorError> {
+        let mut sets: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
         for (id, bound) in (0..).zip(bound) {
             let (gate, tls) = gate(id, &bound.listener)?;
-            for (worker, socket) in doors.iter_mut().zip(bound.open(workers)?) {
+            for (worker, socket) in sets.iter_mut().zip(bound.open(workers, cpus.as_ref())?) {
                 worker.push(Door {
                     gate: gate.clone(),
                     tls: tls.clone(),
@@ -119,7 +117,8 @@ impl Doors {
                 });
             }
         }
-        Ok(Self(doors))
+        let cpus = cpus.map(Arc::new);
+        Ok(Self { sets, cpus })
     }
 }
 
@@ -160,19 +159,32 @@ impl Running {
     /// A thread or its runtime cannot be made.
     pub fn start(doors: Doors, parts: &Parts) -> io::Result<Self> {
         let (draining, drain) = watch::channel(false);
-        let workers = doors.0.len().max(1);
+        let Doors { sets, cpus } = doors;
+        let workers = sets.len().max(1);
         let max = (parts.max_connections / workers).clamp(1, MAX_CONNECTIONS);
-        let names = (0..doors.0.len()).map(|number| format!("serve-{number}"));
+        let names = (0..workers).map(|number| format!("serve-{number}"));
         let pulses: Vec<_> = names.map(|name| Pulse::new(&name)).collect();
-        let threads = doors.0.into_iter().zip(&pulses).map(|(doors, pulse)| {
+        let (hands, handed): (Vec<_>, Vec<_>) =
+            sets.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let (loads, hands) = (Loads::new(workers), Arc::from(hands));
+        let sets = sets.into_iter().zip(handed).zip(&pulses).enumerate();
+        let threads = sets.map(|(number, ((doors, handed), pulse))| {
             let (parts, drain, pulse) = (parts.clone(), drain.clone(), pulse.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let (cpus, hands) = (cpus.clone(), Arc::clone(&hands));
+            let (loads, metrics) = (loads.clone(), parts.metrics.clone());
             std::thread::Builder::new()
                 .name(pulse.name().into())
                 .spawn(move || {
-                    LocalSet::new().block_on(&runtime, run(doors, &parts, max, drain, &pulse));
+                    if let Some(cpus) = cpus {
+                        cpus.pin(number);
+                    }
+                    let room = Room::new(max, number, loads, metrics);
+                    let others = (hands, handed);
+                    let serving = run(doors, &parts, room, others, drain, &pulse);
+                    match LocalRuntime::new() {
+                        Ok(runtime) => runtime.block_on(serving),
+                        Err(error) => tracing::error!(%error, "a worker cannot be started"),
+                    }
                 })
         });
         Ok(Self {
@@ -209,7 +221,8 @@ impl Running {
 async fn run(
     doors: Vec<Door>,
     parts: &Parts,
-    max: usize,
+    room: Room,
+    (hands, handed): (Hands, UnboundedReceiver<Handed>),
     drain: watch::Receiver<bool>,
     pulse: &Pulse,
 ) {
@@ -219,12 +232,7 @@ async fn run(
         parts.refresh.clone(),
         parts.metrics.clone(),
     )));
-    let room = Rc::new(Room {
-        open: Cell::new(0),
-        max,
-        panicked: Cell::new(false),
-        metrics: parts.metrics.clone(),
-    });
+    let room = Rc::new(room);
     let mut accepting = JoinSet::new();
     let desk = Rc::new(Desk::default());
     let mut strikes = 0;
@@ -232,16 +240,20 @@ async fn run(
         .iter()
         .filter_map(|door| door.gate.arc.clone())
         .collect();
+    let mut contexts = Vec::new();
     for Door { gate, tls, socket } in doors {
-        let context = Context {
+        let context = Rc::new(Context {
             worker: Rc::clone(&worker),
-            gate: Rc::new(gate),
+            gate,
             clock: parts.clock.clone(),
-            draining: drain.clone(),
+            room: Rc::clone(&room),
             desk: Rc::clone(&desk),
-        };
-        accepting.spawn_local(accept(socket, tls, context, Rc::clone(&room)));
+            tls,
+        });
+        contexts.push(Rc::clone(&context));
+        accepting.spawn_local(accept(socket, context, Arc::clone(&hands), drain.clone()));
     }
+    accepting.spawn_local(accept_handed(handed, contexts, drain.clone()));
     let mut tick = tokio::time::interval(TICK);
     let mut drain = drain;
     loop {
@@ -250,7 +262,8 @@ async fn run(
                 pulse.beat();
                 worker.borrow_mut().tick();
                 desk.tick();
-                strikes = strikes_after(strikes, room.panicked.take(), desk.has_answered());
+                room.tick();
+                strikes = strikes_after(strikes, room.has_panicked(), desk.has_answered());
                 if strikes >= MAX_STRIKES {
                     tracing::error!("connections do nothing but panic, the worker ends");
                     return;
@@ -265,12 +278,21 @@ async fn run(
             Some(_) = accepting.join_next() => return,
         }
     }
+    room.go_on(Stage::Draining);
     // Sockets close with their accept loops; what is left are connections.
     while accepting.join_next().await.is_some() {}
-    while room.open.get() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    room.go_on(Stage::LastCall);
+    if tokio::time::timeout(LAST_CALL, empty(&room)).await.is_err() {
+        room.go_on(Stage::Closing);
+        empty(&room).await;
     }
     worker.borrow_mut().tick();
+}
+
+async fn empty(room: &Room) {
+    while room.open() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A connection that panics takes nobody with it, but what it left behind may make all others of its
@@ -283,186 +305,11 @@ fn strikes_after(strikes: u32, panicked: bool, answered: bool) -> u32 {
     }
 }
 
-/// The connections of a worker.
-struct Room {
-    open: Cell<usize>,
-    max: usize,
-    /// Since the last tick.
-    panicked: Cell<bool>,
-    metrics: Metrics,
-}
-
-impl Room {
-    /// Waits until there is room for one more.
-    async fn wait(&self) {
-        while self.open.get() >= self.max {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-    }
-}
-
-/// One open connection, given back also when its task panics.
-struct Seat(Rc<Room>);
-
-impl Seat {
-    fn take(room: &Rc<Room>) -> Self {
-        room.open.set(room.open.get() + 1);
-        Self(Rc::clone(room))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        if std::thread::panicking() {
-            self.0.panicked.set(true);
-            self.0.metrics.panicked();
-        }
-    }
-}
-
-async fn accept(socket: Open, tls: Option<TlsAcceptor>, context: Context, room: Rc<Room>) {
-    let accepted = match socket {
-        Open::Tcp(socket) => accept_tcp(socket, tls.as_ref(), &context, &room).await,
-        Open::Unix(socket) => accept_unix(socket, &context, &room).await,
-    };
-    if let Err(error) = accepted {
-        tracing::error!(%error, "listener lost");
-    }
-}
-
-/// Over once the last call is.
-async fn last_call(context: &Context) {
-    let mut drain = context.draining.clone();
-    let _ = drain.wait_for(|on| *on).await;
-    tokio::time::sleep(LAST_CALL).await;
-}
-
-async fn accept_tcp(
-    socket: std::net::TcpListener,
-    tls: Option<&TlsAcceptor>,
-    context: &Context,
-    room: &Rc<Room>,
-) -> io::Result<()> {
-    let take = |stream: TcpStream, peer: SocketAddr| {
-        // Answers are one small write: waiting for more would only delay them.
-        let _ = stream.set_nodelay(true);
-        let caller = Caller::Tcp(peer.ip());
-        match tls {
-            None => serve(stream, caller, context, room),
-            Some(tls) => serve_tls(tls.accept(stream), caller, context, room),
-        }
-    };
-    let socket = TcpListener::from_std(socket)?;
-    let accepting = async {
-        let mut trouble = false;
-        loop {
-            room.wait().await;
-            match socket.accept().await {
-                Ok((stream, peer)) => {
-                    trouble = false;
-                    take(stream, peer);
-                }
-                Err(error) => pause(&error, &mut trouble).await,
-            }
-        }
-    };
-    tokio::select! {
-        () = accepting => {}
-        () = last_call(context) => {}
-    }
-    // Closing a socket resets whoever waits in its queue, so that is emptied first.
-    let socket = socket.into_std()?;
-    while let Ok((stream, peer)) = socket.accept() {
-        stream.set_nonblocking(true)?;
-        take(TcpStream::from_std(stream)?, peer);
-    }
-    Ok(())
-}
-
-async fn accept_unix(
-    socket: std::os::unix::net::UnixListener,
-    context: &Context,
-    room: &Rc<Room>,
-) -> io::Result<()> {
-    let take = |stream: UnixStream| match stream.peer_cred() {
-        Ok(peer) => {
-            let caller = Caller::Unix {
-                uid: peer.uid(),
-                gid: peer.gid(),
-            };
-            serve(stream, caller, context, room);
-        }
-        Err(error) => tracing::debug!(%error, "caller without credentials"),
-    };
-    let socket = UnixListener::from_std(socket)?;
-    let accepting = async {
-        let mut trouble = false;
-        loop {
-            room.wait().await;
-            match socket.accept().await {
-                Ok((stream, _)) => {
-                    trouble = false;
-                    take(stream);
-                }
-                Err(error) => pause(&error, &mut trouble).await,
-            }
-        }
-    };
-    tokio::select! {
-        () = accepting => {}
-        () = last_call(context) => {}
-    }
-    let socket = socket.into_std()?;
-    while let Ok((stream, _)) = socket.accept() {
-        stream.set_nonblocking(true)?;
-        take(UnixStream::from_std(stream)?);
-    }
-    Ok(())
-}
-
-fn serve<I>(stream: I, caller: Caller, context: &Context, room: &Rc<Room>)
-where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
-{
-    let seat = Seat::take(room);
-    let context = context.clone();
-    tokio::task::spawn_local(async move {
-        connection::serve(stream, caller, context, LAST_CALL).await;
-        drop(seat);
-    });
-}
-
-fn serve_tls(
-    handshake: tokio_rustls::Accept<TcpStream>,
-    caller: Caller,
-    context: &Context,
-    room: &Rc<Room>,
-) {
-    let seat = Seat::take(room);
-    let context = context.clone();
-    tokio::task::spawn_local(async move {
-        // A handshake that fails is the client's: it does not know the certificate.
-        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-            connection::serve(stream, caller, context, LAST_CALL).await;
-        }
-        drop(seat);
-    });
-}
-
-/// Said once for each run of failures: while descriptors are short, there are many a second.
-async fn pause(error: &io::Error, trouble: &mut bool) {
-    if !std::mem::replace(trouble, true) {
-        tracing::warn!(%error, "accept failed");
-    }
-    tokio::time::sleep(ACCEPT_PAUSE).await;
-}
-
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::fs::File;
     use std::io::{Read as _, Write as _};
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
     use std::os::fd::OwnedFd;
 
     use super::*;
@@ -527,7 +374,7 @@ mod tests {
             clock,
             max_connections: 100,
         };
-        let running = Running::start(Doors::open(vec![bound], 2).unwrap(), &parts).unwrap();
+        let running = Running::start(Doors::open(vec![bound], 2, None).unwrap(), &parts).unwrap();
         (running, driver, address)
     }
 
@@ -617,7 +464,11 @@ mod tests {
             tls: None,
             socket: Open::Tcp(file.into()),
         };
-        let running = Running::start(Doors(vec![vec![door]]), &parts).unwrap();
+        let doors = Doors {
+            sets: vec![vec![door]],
+            cpus: None,
+        };
+        let running = Running::start(doors, &parts).unwrap();
         for _ in 0..1000 {
             if running.has_lost_one() {
                 return driver.stop();
