@@ -112,6 +112,7 @@ fn bench(c: &mut Criterion) {
             target: target.as_bytes(),
             headers: &SHORT_HEAD,
             form: b"",
+            head: None,
             turn: Turn::First,
         };
         if let Outcome::Wait(waiter) = handle(&mut worker, &request, clock.now()) {
@@ -134,6 +135,7 @@ fn bench(c: &mut Criterion) {
                         target: targets[next].as_bytes(),
                         headers: black_box(head),
                         form: b"",
+                        head: None,
                         turn: Turn::First,
                     };
                     match handle(&mut worker, &request, clock.now()) {

@@ -21,7 +21,8 @@ use foretoken::clock::{Clock, Crank, UnixMs};
 use foretoken::protocol::Dialect;
 use foretoken::refresh::{Driver, Settings, Writer};
 use foretoken::server::arc_keys::ArcKeys;
-use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle};
+use foretoken::server::handler::{Gate, Live, Outcome, Request, Worker, handle, recall};
+use foretoken::server::head::{self, MAX_HEADERS};
 use foretoken::store::Store;
 use foretoken::telemetry::metrics::Metrics;
 use foretoken::token::{AccessToken, Lifetime, Secret};
@@ -151,6 +152,7 @@ fn a_hit_allocates_nothing_once_the_worker_has_seen_the_target() {
         target: target.as_bytes(),
         headers: Box::leak(Box::new(headers)),
         form: b"",
+        head: None,
         turn: Turn::First,
     };
     let requests: Vec<_> = targets
@@ -203,6 +205,7 @@ fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
             target,
             headers: &headers,
             form: b"",
+            head: None,
             turn: Turn::First,
         };
         match handle(worker, &request, clock.now()) {
@@ -219,6 +222,60 @@ fn a_target_that_is_remembered_is_no_permit_for_another_caller() {
     assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "wait");
     assert_eq!(ask(&mut worker, [127, 0, 0, 1]), "answer");
     assert_eq!(ask(&mut worker, [10, 0, 0, 4]), "denied");
+    driver.stop();
+}
+
+#[test]
+fn a_head_that_is_known_is_not_read_again_and_serves_only_who_may_have_the_token() {
+    let (mut worker, clock, _crank, driver) = worker();
+    let gate = gate();
+    let local = Caller::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let ask = |id: u32| {
+        format!(
+            "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=r HTTP/1.1\r\n\
+             Host: localhost\r\nMetadata: true\r\nx-ms-client-request-id: {id:08x}\r\n\r\n"
+        )
+    };
+    let first = ask(1);
+    assert!(recall(&mut worker, &gate, &local, first.as_bytes(), clock.now()).is_none());
+    let mut headers = [(&b""[..], &b""[..]); MAX_HEADERS];
+    let read = head::read(first.as_bytes(), &mut headers).expect("good");
+    let (head, count) = read.expect("whole");
+    let request = Request {
+        gate: &gate,
+        caller: &local,
+        method: head.method,
+        target: head.target,
+        headers: &headers[..count],
+        form: b"",
+        head: Some(first.as_bytes()),
+        turn: Turn::First,
+    };
+    match handle(&mut worker, &request, clock.now()) {
+        Outcome::Wait(waiter) => wait(waiter),
+        _ => panic!("nothing is warm"),
+    }
+    let behind = ask(2) + "GET /next";
+    let allocated = allocations(|| {
+        for _ in 0..1000 {
+            match recall(&mut worker, &gate, &local, behind.as_bytes(), clock.now()) {
+                Some((len, Outcome::Answer(_))) => assert_eq!(len, first.len()),
+                _ => panic!("it is known, and warm"),
+            }
+        }
+    });
+    assert_eq!(allocated, 0);
+    let mut other = |gate: &Gate, ip: [u8; 4]| {
+        let caller = Caller::Tcp(IpAddr::from(ip));
+        recall(&mut worker, gate, &caller, first.as_bytes(), clock.now()).is_some()
+    };
+    assert!(!other(&gate, [10, 0, 0, 4]));
+    let next = Gate {
+        id: 1,
+        ..gate.clone()
+    };
+    assert!(!other(&next, [127, 0, 0, 1]), "another listener");
+    assert!(other(&gate, [127, 0, 0, 1]));
     driver.stop();
 }
 
@@ -244,6 +301,7 @@ fn a_caller_without_arcs_key_leaves_nothing_behind() {
             target: target.as_bytes(),
             headers: &headers,
             form: b"",
+            head: None,
             turn: Turn::First,
         };
         let outcome = handle(&mut worker, &request, clock.now());

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
-use super::connection::{self, Context};
+use super::connection::{Connection, Context};
 use super::listener::Open;
 use super::room::Seat;
 use crate::authz::Caller;
@@ -151,7 +151,7 @@ async fn accept_unix(
                 gid: peer.gid(),
             };
             let seat = Seat::take(&context.room);
-            let serving = connection::serve(stream, caller, Rc::clone(context), seat);
+            let serving = Connection::new(stream, caller, Rc::clone(context), seat);
             tokio::task::spawn_local(serving);
         }
         Err(error) => tracing::debug!(%error, "caller without credentials"),
@@ -186,14 +186,14 @@ fn serve_tcp(stream: TcpStream, peer: SocketAddr, context: &Rc<Context>, seat: S
     let caller = Caller::Tcp(peer.ip());
     let context = Rc::clone(context);
     let Some(tls) = &context.tls else {
-        tokio::task::spawn_local(connection::serve(stream, caller, context, seat));
+        tokio::task::spawn_local(Connection::new(stream, caller, context, seat));
         return;
     };
     let handshake = tls.accept(stream);
     tokio::task::spawn_local(async move {
         // A handshake that fails is the client's: it does not know the certificate.
         if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-            connection::serve(stream, caller, context, seat).await;
+            Connection::new(stream, caller, context, seat).await;
         }
     });
 }

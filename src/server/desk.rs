@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
 use super::wiped::Wiped;
 use super::wire;
@@ -121,15 +122,17 @@ impl Drop for Outbox<'_> {
 
 /// A buffer of one connection, from the desk and back to it. Without memory until something is put
 /// into it.
-pub(super) struct Lease<'a> {
-    desk: &'a Desk,
+pub(super) struct Lease {
+    desk: Rc<Desk>,
     bytes: Wiped,
 }
 
-impl<'a> Lease<'a> {
-    pub fn new(desk: &'a Desk) -> Self {
-        let bytes = Wiped::default();
-        Self { desk, bytes }
+impl Lease {
+    pub fn new(desk: &Rc<Desk>) -> Self {
+        Self {
+            desk: Rc::clone(desk),
+            bytes: Wiped::default(),
+        }
     }
 
     pub fn extend(&mut self, more: &[u8]) {
@@ -158,7 +161,7 @@ impl<'a> Lease<'a> {
     }
 }
 
-impl Deref for Lease<'_> {
+impl Deref for Lease {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -166,7 +169,7 @@ impl Deref for Lease<'_> {
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.clear();
     }

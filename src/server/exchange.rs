@@ -209,8 +209,8 @@ pub(super) async fn finish<I>(
     caller: &Caller,
     bytes: &[u8],
     wait: Wait,
-    outbox: &mut Lease<'_>,
-    early: &mut Lease<'_>,
+    outbox: &mut Lease,
+    early: &mut Lease,
 ) -> Option<Done>
 where
     I: AsyncRead + Unpin,
@@ -317,7 +317,7 @@ async fn leave<'a, I>(
     io: &mut I,
     context: &'a Context,
     arrived: UnixMs,
-    early: &mut Lease<'_>,
+    early: &mut Lease,
     room: usize,
     unwatched: &mut Option<Counted<'a>>,
 ) -> Left

@@ -78,8 +78,11 @@ impl Known {
             .filter(|(name, _)| name.eq_ignore_ascii_case(REQUEST_ID));
         let id = match (ids.next(), ids.next()) {
             (Some((_, value)), None) if is_id(value) => {
-                let start = value.as_ptr() as usize - bytes.as_ptr() as usize;
-                start..start + value.len()
+                let start = (value.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+                match start.checked_add(value.len()) {
+                    Some(end) if bytes.get(start..end) == Some(value) => start..end,
+                    _ => return,
+                }
             }
             (None, _) => 0..0,
             _ => return,
