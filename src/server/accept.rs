@@ -88,12 +88,14 @@ async fn accept_tcp(
     let accepting = async {
         let mut trouble = false;
         loop {
-            wait_for_room(context).await;
+            while room.loads.taker(room.worker).is_none() {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
             match socket.accept().await {
                 Ok((stream, peer)) => {
                     trouble = false;
-                    match room.loads.instead_of(room.worker) {
-                        Some(other) if !room.is_draining() => {
+                    match room.loads.taker(room.worker) {
+                        Some(other) if other != room.worker && !room.is_draining() => {
                             if let Err(error) = hand_over(stream, peer, context, hands, other) {
                                 tracing::warn!(%error, "a connection could not be handed over");
                             }
@@ -160,7 +162,9 @@ async fn accept_unix(
     let accepting = async {
         let mut trouble = false;
         loop {
-            wait_for_room(context).await;
+            while !context.room.loads.has_place(context.room.worker) {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
             match socket.accept().await {
                 Ok((stream, _)) => {
                     trouble = false;
@@ -196,12 +200,6 @@ fn serve_tcp(stream: TcpStream, peer: SocketAddr, context: &Rc<Context>, seat: S
             Connection::new(stream, caller, context, seat).await;
         }
     });
-}
-
-async fn wait_for_room(context: &Context) {
-    while context.room.open() >= context.room.max {
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
 }
 
 /// Over once the last call is.

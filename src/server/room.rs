@@ -18,7 +18,6 @@ const MAX_REST_TICKS: u32 = 120;
 
 /// The connections of one worker.
 pub(super) struct Room {
-    pub max: usize,
     /// Its number among the workers, and how many connections each of them has.
     pub worker: usize,
     pub loads: Loads,
@@ -61,9 +60,8 @@ pub(super) struct Seat {
 }
 
 impl Room {
-    pub fn new(max: usize, worker: usize, loads: Loads, metrics: Metrics) -> Self {
+    pub fn new(worker: usize, loads: Loads, metrics: Metrics) -> Self {
         Self {
-            max,
             worker,
             loads,
             seats: RefCell::default(),
@@ -171,7 +169,7 @@ mod tests {
     use super::*;
 
     fn room() -> Rc<Room> {
-        Rc::new(Room::new(10, 0, Loads::new(1), Metrics::new()))
+        Rc::new(Room::new(0, Loads::new(1, 10), Metrics::new()))
     }
 
     fn rests(seat: &Seat) -> bool {

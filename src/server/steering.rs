@@ -84,30 +84,46 @@ impl Cpus {
 
 /// How many connections each worker has.
 #[derive(Clone)]
-pub(super) struct Loads(Arc<[AtomicUsize]>);
+pub(super) struct Loads {
+    connections: Arc<[AtomicUsize]>,
+    /// A worker has no place for more.
+    max: usize,
+}
 
 impl Loads {
-    pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicUsize::new(0)).collect())
+    pub fn new(workers: usize, max: usize) -> Self {
+        let connections = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        Self { connections, max }
     }
 
     pub fn add(&self, worker: usize) {
-        self.0[worker].fetch_add(1, Ordering::Relaxed);
+        self.connections[worker].fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn take(&self, worker: usize) {
-        self.0[worker].fetch_sub(1, Ordering::Relaxed);
+        self.connections[worker].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Who should have the next connection that comes to this worker; `None` if itself.
-    pub fn instead_of(&self, worker: usize) -> Option<usize> {
-        let load = |worker: usize| self.0[worker].load(Ordering::Relaxed);
-        // Few enough, whatever the others have: the usual case, in which their counts are not read.
-        if load(worker) <= SLACK {
-            return None;
+    pub fn has_place(&self, worker: usize) -> bool {
+        self.of(worker) < self.max
+    }
+
+    /// Who should have the next connection that comes to this worker; nobody if all are full.
+    pub fn taker(&self, worker: usize) -> Option<usize> {
+        let mine = self.of(worker);
+        // The usual case, in which the others' counts are not read.
+        if mine <= SLACK && mine < self.max {
+            return Some(worker);
         }
-        let least = (0..self.0.len()).min_by_key(|other| load(*other))?;
-        (load(worker) > 2 * load(least) + SLACK).then_some(least)
+        let least = (0..self.connections.len()).min_by_key(|other| self.of(*other))?;
+        if mine > 2 * self.of(least) + SLACK || mine >= self.max {
+            return self.has_place(least).then_some(least);
+        }
+        Some(worker)
+    }
+
+    fn of(&self, worker: usize) -> usize {
+        self.connections[worker].load(Ordering::Relaxed)
     }
 }
 
@@ -123,20 +139,31 @@ mod tests {
 
     #[test]
     fn who_has_far_more_than_another_hands_over() {
-        let loads = Loads::new(3);
+        let loads = Loads::new(3, 100);
         let give = |worker| loads.add(worker);
+        assert_eq!(loads.taker(0), Some(0));
         (0..=SLACK).for_each(|_| give(0));
-        assert_eq!(loads.instead_of(0), Some(1));
+        assert_eq!(loads.taker(0), Some(1));
         give(1);
-        assert_eq!(loads.instead_of(0), Some(2), "the least");
+        assert_eq!(loads.taker(0), Some(2), "the least");
         give(2);
-        assert_eq!(loads.instead_of(0), None, "twice as many, and the slack");
+        assert_eq!(loads.taker(0), Some(0), "twice as many, and the slack");
         give(0);
         give(0);
-        assert_eq!(loads.instead_of(0), Some(1));
-        assert_eq!(loads.instead_of(1), None);
+        assert_eq!(loads.taker(0), Some(1));
+        assert_eq!(loads.taker(1), Some(1));
         (0..3).for_each(|_| loads.take(0));
-        assert_eq!(loads.instead_of(0), None);
+        assert_eq!(loads.taker(0), Some(0));
+    }
+
+    #[test]
+    fn every_place_is_taken_wherever_callers_come_from() {
+        let loads = Loads::new(2, 8);
+        let taken = (0..).map_while(|_| loads.taker(0).inspect(|worker| loads.add(*worker)));
+        assert_eq!(taken.count(), 16);
+        assert!(!loads.has_place(0) && !loads.has_place(1));
+        loads.take(1);
+        assert_eq!(loads.taker(0), Some(1));
     }
 
     /// What the program answers on a CPU, by the words of the kernel's filter language.

@@ -166,7 +166,7 @@ impl Running {
         let pulses: Vec<_> = names.map(|name| Pulse::new(&name)).collect();
         let (hands, handed): (Vec<_>, Vec<_>) =
             sets.iter().map(|_| mpsc::unbounded_channel()).unzip();
-        let (loads, hands) = (Loads::new(workers), Arc::from(hands));
+        let (loads, hands) = (Loads::new(workers, max), Arc::from(hands));
         let sets = sets.into_iter().zip(handed).zip(&pulses).enumerate();
         let threads = sets.map(|(number, ((doors, handed), pulse))| {
             let (parts, drain, pulse) = (parts.clone(), drain.clone(), pulse.clone());
@@ -178,7 +178,7 @@ impl Running {
                     if let Some(cpus) = cpus {
                         cpus.pin(number);
                     }
-                    let room = Room::new(max, number, loads, metrics);
+                    let room = Room::new(number, loads, metrics);
                     let others = (hands, handed);
                     let serving = run(doors, &parts, room, others, drain, &pulse);
                     match LocalRuntime::new() {
