@@ -13,6 +13,7 @@ mod forward;
 pub mod handler;
 pub mod head;
 mod listener;
+pub mod rehearsal;
 mod reject;
 mod settings;
 pub mod tls;

@@ -142,9 +142,9 @@ fn open_all(
 ) -> Vec<Result<Found, Unreadable>> {
     let open = |part: &[(Fingerprint, Arc<[u8]>)]| {
         let mut opener = Opener::default();
-        let opened = part.iter();
-        let opened = opened.map(|(name, sealed)| opener.open(sealer, *name, sealed));
-        opened.collect::<Vec<_>>()
+        let found = part.iter();
+        let found = found.map(|(name, sealed)| opener.open(sealer, *name, sealed));
+        found.collect::<Vec<_>>()
     };
     let part = records.len().div_ceil(OPENERS).max(MIN_PART);
     let (first, others) = records.split_at(part.min(records.len()));
@@ -156,15 +156,15 @@ fn open_all(
                 (part, thread.spawn_scoped(scope, move || open(part)))
             })
             .collect();
-        let mut opened = open(first);
+        let mut all = open(first);
         for (part, thread) in others {
-            opened.extend(match thread {
+            all.extend(match thread {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 // There are no more threads: it only takes longer.
                 Err(_) => open(part),
             });
         }
-        opened
+        all
     })
 }
 
