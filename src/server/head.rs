@@ -5,6 +5,8 @@
 //! two such readers, so whatever is not plainly one request is refused here and ends its
 //! connection. The syntax is `httparse`'s; what stands here is what it lets through.
 
+use memchr::{memchr, memchr_iter};
+
 use crate::authz::guard::Header;
 
 /// Bytes of a head, its empty line included. Real clients send up to 800.
@@ -162,32 +164,22 @@ fn find_end(bytes: &[u8]) -> Result<Option<usize>, BadHead> {
     }
     let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
     let mut line_start = 0;
-    for at in memchr_line_ends(window) {
-        match window[at] {
-            b'\n' if at == 0 || window[at - 1] != b'\r' => return Err(BadHead::LineEnd),
-            b'\n' => {
-                if at - line_start == 1 {
-                    return Ok(Some(at + 1));
-                }
-                line_start = at + 1;
-            }
-            // A CR is followed by its LF, which may not have arrived yet.
-            _ => {
-                if window.get(at + 1).is_some_and(|next| *next != b'\n') {
-                    return Err(BadHead::LineEnd);
-                }
-            }
+    for at in memchr_iter(b'\n', window) {
+        let line = &window[line_start..at];
+        if line.is_empty() || memchr(b'\r', line) != Some(line.len() - 1) {
+            return Err(BadHead::LineEnd);
         }
+        if line.len() == 1 {
+            return Ok(Some(at + 1));
+        }
+        line_start = at + 1;
     }
-    Ok(None)
-}
-
-fn memchr_line_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    bytes
-        .iter()
-        .enumerate()
-        .filter(|(_, b)| matches!(b, b'\r' | b'\n'))
-        .map(|(at, _)| at)
+    // A CR is followed by its LF, which may not have arrived yet.
+    let line = &window[line_start..];
+    match memchr(b'\r', line) {
+        Some(at) if at + 1 < line.len() => Err(BadHead::LineEnd),
+        _ => Ok(None),
+    }
 }
 
 /// Whether an unfinished head may still become a good one.
@@ -243,10 +235,26 @@ fn check_method(method: &[u8]) -> Result<(), BadHead> {
     }
 }
 
+/// The bytes of a target. What RFC 3986 has no place for is escaped by every client; a raw one is
+/// read in many ways.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x21;
+    while byte <= 0x7e {
+        plain[byte] = true;
+        byte += 1;
+    }
+    let others = b"#\"<>\\^`{|}";
+    let mut at = 0;
+    while at < others.len() {
+        plain[others[at] as usize] = false;
+        at += 1;
+    }
+    plain
+};
+
 fn check_target(target: &[u8]) -> Result<(), BadHead> {
-    // What RFC 3986 has no place for is escaped by every client; a raw one is read in many ways.
-    let plain = |b: &u8| (0x21..=0x7e).contains(b) && !b"#\"<>\\^`{|}".contains(b);
-    if target.first() != Some(&b'/') || !target.iter().all(plain) {
+    if target.first() != Some(&b'/') || !target.iter().all(|b| PLAIN[usize::from(*b)]) {
         return Err(BadHead::Target);
     }
     if target.len() > super::handler::MAX_TARGET_BYTES {
