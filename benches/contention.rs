@@ -1,6 +1,7 @@
-//! A miss while others miss: joining a flight, leading one and landing it, on one shared cache.
+//! What does a miss cost while others miss?
 //!
-//! Axes: threads, and whether they want one key or keys of their own.
+//! `miss_{one_key,own_keys}_{threads}_threads`: joining a flight, leading one and landing it, on one
+//! shared cache, for the same key or for keys of their own.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ fn miss(cache: &Cache, permit: &Permit, error: &Arc<FetchError>) -> bool {
 }
 
 fn bench(c: &mut Criterion) {
-    let mut group = c.benchmark_group("miss");
+    let mut group = c.benchmark_group("contention");
     group.throughput(Throughput::Elements(1));
     let error = Arc::new(FetchError::of(Class::Timeout));
     for (name, same_key) in [("one_key", true), ("own_keys", false)] {
@@ -75,7 +76,7 @@ fn bench(c: &mut Criterion) {
                 })
                 .collect();
             let mine = permit("r");
-            group.bench_function(format!("{name}_{}_threads", rivals + 1), |b| {
+            group.bench_function(format!("miss_{name}_{}_threads", rivals + 1), |b| {
                 b.iter(|| miss(&cache, &mine, &error));
             });
             stop.store(true, Ordering::Relaxed);

@@ -47,7 +47,7 @@ fn seal_and_open(c: &mut Criterion) {
         last_used: UnixMs(0),
     };
 
-    let mut group = c.benchmark_group("store");
+    let mut group = c.benchmark_group("seal");
     group.throughput(Throughput::Bytes(TOKEN_BYTES as u64));
     group.bench_function("seal_2kB", |b| {
         b.iter(|| {

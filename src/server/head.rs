@@ -7,6 +7,8 @@
 
 use std::mem::MaybeUninit;
 
+use memchr::{memchr, memchr_iter};
+
 use crate::authz::guard::Header;
 
 /// Bytes of a head, its empty line included. Real clients send up to 800.
@@ -164,24 +166,22 @@ fn find_end(bytes: &[u8]) -> Result<Option<usize>, BadHead> {
     }
     let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
     let mut line_start = 0;
-    for at in memchr::memchr2_iter(b'\r', b'\n', window) {
-        match window[at] {
-            b'\n' if at == 0 || window[at - 1] != b'\r' => return Err(BadHead::LineEnd),
-            b'\n' => {
-                if at - line_start == 1 {
-                    return Ok(Some(at + 1));
-                }
-                line_start = at + 1;
-            }
-            // A CR is followed by its LF, which may not have arrived yet.
-            _ => {
-                if window.get(at + 1).is_some_and(|next| *next != b'\n') {
-                    return Err(BadHead::LineEnd);
-                }
-            }
+    for at in memchr_iter(b'\n', window) {
+        let line = &window[line_start..at];
+        if line.is_empty() || memchr(b'\r', line) != Some(line.len() - 1) {
+            return Err(BadHead::LineEnd);
         }
+        if line.len() == 1 {
+            return Ok(Some(at + 1));
+        }
+        line_start = at + 1;
     }
-    Ok(None)
+    // A CR is followed by its LF, which may not have arrived yet.
+    let line = &window[line_start..];
+    match memchr(b'\r', line) {
+        Some(at) if at + 1 < line.len() => Err(BadHead::LineEnd),
+        _ => Ok(None),
+    }
 }
 
 /// Whether an unfinished head may still become a good one.
@@ -253,8 +253,7 @@ const PLAIN: [bool; 256] = {
 };
 
 fn check_target(target: &[u8]) -> Result<(), BadHead> {
-    let plain = |byte: &u8| PLAIN[usize::from(*byte)];
-    if target.first() != Some(&b'/') || !target.iter().all(plain) {
+    if target.first() != Some(&b'/') || !target.iter().all(|b| PLAIN[usize::from(*b)]) {
         return Err(BadHead::Target);
     }
     if target.len() > super::handler::MAX_TARGET_BYTES {

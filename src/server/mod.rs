@@ -16,6 +16,7 @@ pub mod handler;
 pub mod head;
 mod known;
 mod listener;
+pub mod rehearsal;
 mod reject;
 mod room;
 mod settings;

@@ -190,6 +190,21 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 }
 
 #[test]
+fn many_records_that_are_opened_side_by_side_keep_their_keys_and_generations() {
+    let place = Place::new();
+    place.fill(700);
+    let opened = place.open();
+    let all: Vec<_> = (0..700).map(|i| format!("r{i}")).collect();
+    let mut sorted = all.clone();
+    sorted.sort();
+    assert_eq!(names(&opened), sorted);
+    for (name, generation) in all.iter().zip(1..) {
+        assert_eq!(generation_of(&opened, name), generation, "{name}");
+    }
+    assert!(opened.store.close(PATIENCE));
+}
+
+#[test]
 fn stored_tokens_survive_a_restart_with_all_their_facts() {
     let place = Place::new();
     place.fill(3);

@@ -2,13 +2,15 @@
 //!
 //! Requests are counted by each worker in a cache line of its own and added up when somebody
 //! looks; the rest is rare enough to be counted where it happens. Only counters and gauges are
-//! used: the exporter buffers histograms without bound until they are scraped.
+//! used, and written here in Prometheus' text format: its exporter's recorder measures the
+//! processor's clock before it can be used, which took 0.6 ms of every start, and up to 200 on a
+//! busy machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{Counter, Gauge, Key, Label};
+use metrics_util::registry::{AtomicStorage, Registry};
 
 use super::process;
 
@@ -138,8 +140,7 @@ impl WorkerCounters {
 pub struct Metrics(Arc<Inner>);
 
 struct Inner {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
+    registry: Registry<Key, AtomicStorage>,
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
     requests: [Counter; 4],
     in_flight: Gauge,
@@ -164,34 +165,28 @@ impl Metrics {
     /// Registers everything that has no label of its own.
     #[must_use]
     pub fn new() -> Self {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        for (name, help) in NAMES {
-            let (name, help) = (name.into(), help.into());
-            recorder.describe_gauge(name, None, help);
-        }
+        let registry = Registry::new(AtomicStorage);
         let requests = Outcome::ALL.map(|o| {
             counter(
-                &recorder,
+                &registry,
                 "foretoken_requests_total",
                 Some(("outcome", o.as_str())),
             )
         });
         Self(Arc::new(Inner {
             requests,
-            in_flight: gauge(&recorder, "foretoken_upstream_in_flight"),
-            keys: gauge(&recorder, "foretoken_keys"),
-            runway: gauge(&recorder, "foretoken_runway_seconds"),
-            clock_skew: gauge(&recorder, "foretoken_clock_skew_seconds"),
-            below_floor: gauge(&recorder, "foretoken_keys_below_floor"),
-            breaker: gauge(&recorder, "foretoken_breaker_state"),
-            echo_mismatches: counter(&recorder, "foretoken_echo_mismatches_total", None),
-            panics: counter(&recorder, "foretoken_panics_total", None),
-            store_degraded: gauge(&recorder, "foretoken_store_degraded"),
-            ready: gauge(&recorder, "foretoken_ready"),
+            in_flight: gauge(&registry, "foretoken_upstream_in_flight"),
+            keys: gauge(&registry, "foretoken_keys"),
+            runway: gauge(&registry, "foretoken_runway_seconds"),
+            clock_skew: gauge(&registry, "foretoken_clock_skew_seconds"),
+            below_floor: gauge(&registry, "foretoken_keys_below_floor"),
+            breaker: gauge(&registry, "foretoken_breaker_state"),
+            echo_mismatches: counter(&registry, "foretoken_echo_mismatches_total", None),
+            panics: counter(&registry, "foretoken_panics_total", None),
+            store_degraded: gauge(&registry, "foretoken_store_degraded"),
+            ready: gauge(&registry, "foretoken_ready"),
             workers: Mutex::default(),
-            recorder,
-            handle,
+            registry,
         }))
     }
 
@@ -212,7 +207,7 @@ impl Metrics {
     /// Counts an answer that is an error. `reason` comes from a closed set.
     pub fn refused(&self, reason: &'static str) {
         counter(
-            &self.0.recorder,
+            &self.0.registry,
             "foretoken_refusals_total",
             Some(("reason", reason)),
         )
@@ -224,7 +219,7 @@ impl Metrics {
     pub fn expect_results(&self, results: impl IntoIterator<Item = &'static str>) {
         for result in results {
             counter(
-                &self.0.recorder,
+                &self.0.registry,
                 "foretoken_upstream_calls_total",
                 Some(("result", result)),
             )
@@ -235,7 +230,7 @@ impl Metrics {
     /// Counts a finished upstream call. `result` comes from a closed set.
     pub fn upstream_call(&self, result: &'static str) {
         counter(
-            &self.0.recorder,
+            &self.0.registry,
             "foretoken_upstream_calls_total",
             Some(("result", result)),
         )
@@ -293,7 +288,7 @@ impl Metrics {
 
     fn clock_steps(&self, sort: &'static str) -> Counter {
         let name = "foretoken_clock_steps_total";
-        counter(&self.0.recorder, name, Some(("sort", sort)))
+        counter(&self.0.registry, name, Some(("sort", sort)))
     }
 
     /// Sets how far the upstream's clock is ahead of ours, in milliseconds.
@@ -324,10 +319,32 @@ impl Metrics {
         for ((name, _), value) in process::NAMES.into_iter().zip(process::now()) {
             let value = value.and_then(|value| usize::try_from(value).ok());
             if let Some(value) = value {
-                gauge(&self.0.recorder, name).set(as_gauge(value));
+                gauge(&self.0.registry, name).set(as_gauge(value));
             }
         }
-        self.0.handle.render()
+        let mut text = String::new();
+        for (name, help) in NAMES {
+            let mut series = Vec::new();
+            let mut kind = "counter";
+            self.0.registry.visit_counters(|key, cell| {
+                if key.name() == name {
+                    series.push(line(key, cell.load(Ordering::Relaxed)));
+                }
+            });
+            self.0.registry.visit_gauges(|key, cell| {
+                if key.name() == name {
+                    kind = "gauge";
+                    series.push(line(key, f64::from_bits(cell.load(Ordering::Relaxed))));
+                }
+            });
+            series.sort();
+            if !series.is_empty() {
+                text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+                text.extend(series);
+                text.push('\n');
+            }
+        }
+        text
     }
 
     fn workers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<WorkerCounters>>> {
@@ -338,8 +355,18 @@ impl Metrics {
     }
 }
 
+/// One line of the text format. Names, labels and their values come from closed sets, in which
+/// nothing has to be escaped.
+fn line(key: &Key, value: impl std::fmt::Display) -> String {
+    let name = key.name();
+    match key.labels().next() {
+        Some(label) => format!("{name}{{{}=\"{}\"}} {value}\n", label.key(), label.value()),
+        None => format!("{name} {value}\n"),
+    }
+}
+
 fn counter(
-    recorder: &PrometheusRecorder,
+    registry: &Registry<Key, AtomicStorage>,
     name: &'static str,
     label: Option<(&'static str, &'static str)>,
 ) -> Counter {
@@ -347,15 +374,12 @@ fn counter(
         Some((k, v)) => Key::from_parts(name, vec![Label::from_static_parts(k, v)]),
         None => Key::from_static_name(name),
     };
-    recorder.register_counter(&key, &metadata())
+    registry.get_or_create_counter(&key, |cell| Counter::from_arc(Arc::clone(cell)))
 }
 
-fn gauge(recorder: &PrometheusRecorder, name: &'static str) -> Gauge {
-    recorder.register_gauge(&Key::from_static_name(name), &metadata())
-}
-
-fn metadata() -> Metadata<'static> {
-    Metadata::new("foretoken", Level::INFO, None)
+fn gauge(registry: &Registry<Key, AtomicStorage>, name: &'static str) -> Gauge {
+    let key = Key::from_static_name(name);
+    registry.get_or_create_gauge(&key, |cell| Gauge::from_arc(Arc::clone(cell)))
 }
 
 #[expect(
@@ -391,5 +415,28 @@ mod tests {
             text.contains("foretoken_requests_total{outcome=\"miss\"} 0"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_series_stands_behind_the_help_and_the_type_of_its_name() {
+        let metrics = Metrics::new();
+        metrics.refused("full");
+        metrics.refused("denied");
+        metrics.refused("full");
+        metrics.clock_skew(-1500);
+        let text = metrics.render();
+        let refusals = "# HELP foretoken_refusals_total Requests answered with an error, by reason.\n\
+             # TYPE foretoken_refusals_total counter\n\
+             foretoken_refusals_total{reason=\"denied\"} 1\n\
+             foretoken_refusals_total{reason=\"full\"} 2\n\n";
+        assert!(text.contains(refusals), "{text}");
+        assert!(
+            text.contains(
+                "# TYPE foretoken_clock_skew_seconds gauge\nforetoken_clock_skew_seconds -1.5\n"
+            ),
+            "{text}"
+        );
+        // What has never happened and has labels is not there.
+        assert!(!text.contains("foretoken_upstream_calls_total"), "{text}");
     }
 }

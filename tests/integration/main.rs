@@ -11,6 +11,7 @@ mod clients;
 mod clock_steps;
 mod commands;
 mod corpus;
+mod differential;
 mod expires_in;
 mod flood;
 mod forced;

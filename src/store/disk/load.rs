@@ -1,6 +1,8 @@
 //! What the last run left: read, opened, and taken over into memory.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use super::{Disk, Kept, Loaded, MAX_AHEAD_MS, MAX_RECORDS, Trouble};
 use crate::clock::UnixMs;
@@ -8,7 +10,12 @@ use crate::store::Restored;
 use crate::store::database::{self, Blame, DbError};
 use crate::store::folder::Pointer;
 use crate::store::master::SealError;
-use crate::store::seal::{Fingerprint, Found, Opener, Unreadable};
+use crate::store::seal::{Fingerprint, Found, Opener, Sealer, Unreadable};
+
+/// Threads that open records at a start. Where there are fewer processors they take turns.
+const OPENERS: usize = 4;
+/// Records for which a thread of their own is worth while.
+const MIN_PART: usize = 128;
 
 impl Disk {
     /// Reads the current database, or sets it aside.
@@ -71,9 +78,9 @@ impl Disk {
         let mut any_anew = false;
         // What is sealed anew takes no place that a later record has.
         records.sort_by_key(|(_, sealed)| self.is_older(sealed));
-        let mut opener = Opener::default();
-        for (name, sealed) in records {
-            let found = match opener.open(&self.sealer, name, &sealed) {
+        let opened = open_all(&self.sealer, &records);
+        for ((name, sealed), opened) in records.into_iter().zip(opened) {
+            let found = match opened {
                 Ok(found) => found,
                 // The right key or user may come back.
                 Err(Unreadable::Binding | Unreadable::Master) => {
@@ -126,6 +133,39 @@ impl Disk {
         }
         Ok(any_anew)
     }
+}
+
+/// Opens records, in their order, on several threads: a start waits for it.
+fn open_all(
+    sealer: &Sealer,
+    records: &[(Fingerprint, Arc<[u8]>)],
+) -> Vec<Result<Found, Unreadable>> {
+    let open = |part: &[(Fingerprint, Arc<[u8]>)]| {
+        let mut opener = Opener::default();
+        let found = part.iter();
+        let found = found.map(|(name, sealed)| opener.open(sealer, *name, sealed));
+        found.collect::<Vec<_>>()
+    };
+    let part = records.len().div_ceil(OPENERS).max(MIN_PART);
+    let (first, others) = records.split_at(part.min(records.len()));
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .chunks(part)
+            .map(|part| {
+                let thread = thread::Builder::new().name("store-open".into());
+                (part, thread.spawn_scoped(scope, move || open(part)))
+            })
+            .collect();
+        let mut all = open(first);
+        for (part, thread) in others {
+            all.extend(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // There are no more threads: it only takes longer.
+                Err(_) => open(part),
+            });
+        }
+        all
+    })
 }
 
 fn is_damage(error: &DbError, give_up: bool) -> bool {

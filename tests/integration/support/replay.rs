@@ -26,7 +26,7 @@ use super::{House, emulator_settings, tcp_addresses, tls};
 /// The secret that every recorded client was given.
 pub const SECRET: &str = "69418689F1E342DD946CB82994CDA3CB";
 /// What stands where a client read a key of Arc's.
-const RECORDED_KEY: &str = "arc-challenge-secret-";
+pub const RECORDED_KEY: &str = "arc-challenge-secret-";
 /// Client, version and dialect.
 pub type Row = (String, String, &'static str);
 
@@ -300,7 +300,7 @@ impl Script<'_> {
 }
 
 /// Which dialect a recorded request was sent to.
-fn dialect_at(recording: &Value, exchange: &Value) -> Dialect {
+pub fn dialect_at(recording: &Value, exchange: &Value) -> Dialect {
     if text(recording, "endpoint_kind") == "pod" {
         return Dialect::Imds;
     }
