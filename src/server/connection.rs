@@ -35,17 +35,40 @@ const LINGER: Duration = Duration::from_millis(500);
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Answers gathered before they are written: a pipeline that is longer waits.
 const MAX_PIPELINED: usize = 16;
-/// And bytes of them, as long as clients take what is written to them.
-const MAX_OUTBOX_BYTES: usize = 64 * 1024;
-/// The same where some do not: each of them makes us hold no more than this and one answer.
-const MAX_SLOW_OUTBOX_BYTES: usize = 4 * 1024;
-/// So many clients of a worker may hold us up without a difference to others.
+/// What is taken at once: a pipeline of requests as SDKs send them. What is behind them waits in
+/// the kernel, which holds it anyway.
+const FULL: Share = Share {
+    read_bytes: 8 * 1024,
+    outbox_bytes: 64 * 1024,
+};
+/// The same while more than a few clients take nothing of what is written to them: each of them makes
+/// us hold no more than this and one answer.
+const SMALL: Share = Share {
+    read_bytes: 4 * 1024,
+    outbox_bytes: 4 * 1024,
+};
+/// So many of a worker's clients may do that without a difference to others.
 const MAX_SLOW_CLIENTS: usize = 16;
-/// Bytes taken at once: any usual request, or a pipeline of those that SDKs send. What is behind
-/// them waits in the kernel, which holds it anyway.
-const FIRST_READ_BYTES: usize = 8 * 1024;
 /// Bytes of later requests that are read while an earlier one waits for its token.
 pub(super) const MAX_EARLY_BYTES: usize = READ_BYTES;
+
+/// How much one connection may take at once.
+#[derive(Clone, Copy)]
+struct Share {
+    read_bytes: usize,
+    /// Answers are gathered until they have so many bytes.
+    outbox_bytes: usize,
+}
+
+impl Share {
+    fn of(desk: &Desk) -> Self {
+        if desk.slow_clients.get() > MAX_SLOW_CLIENTS {
+            SMALL
+        } else {
+            FULL
+        }
+    }
+}
 
 /// What a connection needs beside its socket.
 pub(super) struct Context {
@@ -205,14 +228,16 @@ where
 {
     let mut scratch = context.desk.scratch.borrow_mut();
     loop {
-        let count = match poll_read(io, wakeup, &mut scratch[..FIRST_READ_BYTES])? {
+        let share = Share::of(&context.desk);
+        let count = match poll_read(io, wakeup, &mut scratch[..share.read_bytes])? {
             Poll::Ready(0) => return Poll::Ready(Ok(Stop::End(End::Plain))),
             Poll::Ready(count) => count,
             Poll::Pending if seat.rest(wakeup) => return Poll::Pending,
             Poll::Pending => return Poll::Ready(Ok(Stop::End(End::Plain))),
         };
         seat.work();
-        let stop = answer_at_once(io, wakeup, caller, context, &scratch[..count]);
+        let bytes = &scratch[..count];
+        let stop = answer_at_once(io, wakeup, caller, context, bytes, share);
         wipe(&mut scratch[..count]);
         if let Some(stop) = stop? {
             return Poll::Ready(Ok(stop));
@@ -226,15 +251,11 @@ fn answer_at_once<I: AsyncWrite + Unpin>(
     caller: &Caller,
     context: &Context,
     bytes: &[u8],
+    share: Share,
 ) -> io::Result<Option<Stop>> {
     let desk = &context.desk;
     let mut outbox = desk.outbox();
-    let most = if desk.slow_clients.get() > MAX_SLOW_CLIENTS {
-        MAX_SLOW_OUTBOX_BYTES
-    } else {
-        MAX_OUTBOX_BYTES
-    };
-    let batch = answer_all(caller, context, bytes, &mut outbox, most);
+    let batch = answer_all(caller, context, bytes, &mut outbox, share);
     let (written, flushed) = write_at_once(io, wakeup, &outbox)?;
     desk.answered.set(true);
     let (unsent, unread) = (&outbox[written..], &bytes[batch.consumed..]);
@@ -258,19 +279,18 @@ fn answer_at_once<I: AsyncWrite + Unpin>(
     Ok(Some(Stop::Rest(Box::new(rest))))
 }
 
-/// Answers the whole requests, in their order, up to the first that has to wait, and until there are
-/// `most` bytes of answers.
+/// Answers the whole requests, in their order, up to the first that has to wait.
 fn answer_all(
     caller: &Caller,
     context: &Context,
     bytes: &[u8],
     outbox: &mut Wiped,
-    most: usize,
+    share: Share,
 ) -> Batch {
     let now = context.clock.now();
     let mut batch = Batch::default();
     for _ in 0..MAX_PIPELINED {
-        if batch.consumed == bytes.len() || outbox.len() >= most {
+        if batch.consumed == bytes.len() || outbox.len() >= share.outbox_bytes {
             break;
         }
         match exchange::begin(context, caller, &bytes[batch.consumed..], now, outbox) {
@@ -319,7 +339,7 @@ where
         let batch = match wait.take() {
             None => {
                 let into = answers.buffer();
-                answer_all(caller, context, &inbox, into, MAX_SLOW_OUTBOX_BYTES)
+                answer_all(caller, context, &inbox, into, SMALL)
             }
             Some(wait) => {
                 let mut early = Lease::new(desk);
@@ -391,7 +411,7 @@ pub(super) async fn read<I: AsyncRead + Unpin>(
 ) -> io::Result<usize> {
     poll_fn(|wakeup| {
         let mut scratch = desk.scratch.borrow_mut();
-        let most = into.len().clamp(FIRST_READ_BYTES, READ_BYTES);
+        let most = into.len().clamp(SMALL.read_bytes, READ_BYTES);
         let count = ready!(poll_read(io, wakeup, &mut scratch[..most]))?;
         into.extend(&scratch[..count]);
         wipe(&mut scratch[..count]);

@@ -22,6 +22,7 @@ mod room;
 mod settings;
 mod steering;
 pub mod tls;
+mod trim;
 mod wiped;
 mod wire;
 mod workers;

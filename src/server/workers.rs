@@ -24,6 +24,7 @@ use super::room::{Room, Stage};
 use super::settings::{ExpiresOn, Listener};
 use super::steering::{Cpus, Loads};
 use super::tls::{self, TlsError};
+use super::trim::{self, Trim};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::refresh::Handle;
@@ -236,6 +237,7 @@ async fn run(
     let mut accepting = JoinSet::new();
     let desk = Rc::new(Desk::default());
     let mut strikes = 0;
+    let mut trim = Trim::default();
     let keys: Vec<_> = doors
         .iter()
         .filter_map(|door| door.gate.arc.clone())
@@ -263,6 +265,9 @@ async fn run(
                 worker.borrow_mut().tick();
                 desk.tick();
                 room.tick();
+                if trim.is_due(room.open()) {
+                    tokio::task::spawn_blocking(trim::give_back);
+                }
                 strikes = strikes_after(strikes, room.has_panicked(), desk.has_answered());
                 if strikes >= MAX_STRIKES {
                     tracing::error!("connections do nothing but panic, the worker ends");

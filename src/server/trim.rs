@@ -1,0 +1,58 @@
+//! Memory of connections that have closed, back to the system.
+//!
+//! The C library keeps what it frees between what is still in use, in the belief that it is needed
+//! again soon. After a herd of ten thousand that is ten megabytes for good.
+
+#![allow(
+    unsafe_code,
+    reason = "the C library's call has no safe wrapper in any crate that is kept well"
+)]
+
+use nix::libc::malloc_trim;
+
+/// Connections that have closed, before it is worth the while.
+const MIN_CLOSED: usize = 1000;
+
+/// When to give back.
+#[derive(Default)]
+pub(super) struct Trim {
+    /// The most connections since it was last done.
+    peak: usize,
+}
+
+impl Trim {
+    /// Whether half of the most connections that there were, and enough, have closed since. To be
+    /// asked once a second, with the number of those that are open.
+    pub fn is_due(&mut self, open: usize) -> bool {
+        self.peak = self.peak.max(open);
+        let closed = self.peak - open;
+        let due = closed >= MIN_CLOSED && closed >= self.peak / 2;
+        if due {
+            self.peak = open;
+        }
+        due
+    }
+}
+
+/// Gives back what is free: some milliseconds, in which nobody can allocate for long. A hit does
+/// not.
+pub(super) fn give_back() {
+    // SAFETY: it takes a number and no pointer, may be called by any thread at any time, and moves
+    // nothing that is in use (malloc_trim(3): MT-Safe).
+    unsafe { malloc_trim(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_once_most_of_many_connections_have_closed() {
+        let mut trim = Trim::default();
+        let due = [10_000, 6000, 5000, 5000, 4500, 0, 0, 900, 0, 1999, 1000];
+        let due = due.map(|open| trim.is_due(open));
+        let wanted = [2, 5].map(|at| due[at]);
+        assert_eq!(wanted, [true, true]);
+        assert_eq!(due.iter().filter(|due| **due).count(), 2, "{due:?}");
+    }
+}
