@@ -43,6 +43,12 @@ impl Answer {
 }
 
 impl Seen {
+    /// The seconds left that a token is told to have, where it is told.
+    pub fn left_s(&self) -> Option<u64> {
+        let (_, rest) = self.answer.body.split_once("\"expires_in\":\"")?;
+        rest.split('"').next()?.parse().ok()
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.answer.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use foretoken::clock::{Clock, Crank};
+use foretoken::clock::{Clock, Crank, UnixMs};
 use foretoken::protocol::{Dialect, recognise};
 use foretoken::server::head::{Framing, MAX_HEADERS, read, read_chunks};
 use tempfile::TempDir;
 
 use super::answers::{Seen, split};
 use super::oracle::Oracle;
-use super::ours::{Ours, START, common};
+use super::ours::{END_S, Ours, START, common};
 use super::streams::{ARC, ARC_KEY, CHALLENGE, Stream};
 
 /// Between two streams: so long that calls never use up the budget, and that the digits that count
@@ -110,12 +110,11 @@ impl Pair {
         let heads: Vec<bool> = accepted.iter().map(|request| request.is_head).collect();
         let ours = self.ours.send(listener, &our_bytes);
         let theirs = self.oracle.send(listener, &their_bytes);
-        let now = UNIX_EPOCH + Duration::from_secs(self.clock.now().as_secs());
-        let date = httpdate::fmt_http_date(now);
+        let now = self.clock.now();
         let noted = split(&ours, &heads).and_then(|ours| match ours.left {
             0 => {
                 let theirs = split(&theirs, &heads)?.answers;
-                tally.note(&accepted, &end, &ours.answers, &theirs, &date)
+                tally.note(&accepted, &end, &ours.answers, &theirs, now)
             }
             left => Err(format!("{left} bytes too many")),
         });
@@ -151,14 +150,20 @@ impl Tally {
         end: &End,
         ours: &[Seen],
         theirs: &[Seen],
-        date: &str,
+        now: UnixMs,
     ) -> Result<(), String> {
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now.as_secs()));
+        let left_s = UnixMs(END_S * 1000).since(now) / 1000;
         for (at, request) in accepted.iter().enumerate() {
             let Some(our) = ours.get(at) else {
                 return Err(format!("request {at} is accepted and not answered"));
             };
-            if our.date.as_deref() != Some(date) {
+            if our.date.as_deref() != Some(&date) {
                 return Err(format!("answer {at} is dated {:?}, not {date}", our.date));
+            }
+            // Both sides leave these digits to the cache.
+            if our.left_s().is_some_and(|told| told != left_s) {
+                return Err(format!("answer {at} counts down to another end"));
             }
             let Some(their) = theirs.get(at).filter(|their| their.marked) else {
                 self.refused_by_hyper += 1;

@@ -18,7 +18,7 @@ use crate::support::{http, replay, settings, tcp_addresses};
 /// The first second of 2026.
 pub const START: UnixMs = UnixMs(1_767_225_600_000);
 /// Far enough away that nothing falls due.
-const END_S: u64 = START.0 / 1000 + 60 * 86_400;
+pub const END_S: u64 = START.0 / 1000 + 60 * 86_400;
 /// Resources with this in their name are refused by the source.
 pub const REFUSED: &str = "nobody";
 
