@@ -17,7 +17,8 @@ use crate::plan::Target;
 
 /// How long a server may take to take connections, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(5);
+/// How often that is looked at: a restart is timed by it.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A server that was started here. Dropping it ends it: politely, then not.
 #[derive(Debug)]
