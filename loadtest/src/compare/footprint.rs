@@ -24,9 +24,9 @@ pub(super) const FOOTPRINT: Workload = Workload {
 };
 
 fn begin(bench: &Bench) -> anyhow::Result<Rounds> {
+    let emulator = upstream(DAY_S, Duration::ZERO)?;
     let bench = bench.clone();
     Ok(Box::new(move || {
-        let emulator = upstream(DAY_S, Duration::ZERO)?;
         let ready = bench.ready(&Setup {
             workers: bench.all_cpus,
             many_keys: true,

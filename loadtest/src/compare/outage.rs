@@ -31,9 +31,10 @@ pub(super) const OUTAGE: Workload = Workload {
 
 fn begin(bench: &Bench) -> anyhow::Result<Rounds> {
     let sizes = bench.sizes;
+    let emulator = upstream(sizes.life_s, Duration::ZERO)?;
     let bench = bench.clone();
     Ok(Box::new(move || {
-        let emulator = upstream(sizes.life_s, Duration::ZERO)?;
+        emulator.clear_modes();
         let ready = bench.ready(&Setup {
             ttl_s: sizes.ttl_s(),
             ..Setup::new(emulator.address())
