@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use foretoken_load::compare::{Options, Results};
 use foretoken_load::{Own, Target, span};
 
-/// Measures Foretoken beside nginx, Varnish, HAProxy and what a server costs at the least
+/// Measures Foretoken beside other caches and beside what a server costs at the least
 ///
 /// Starts an emulator and each server that is installed, one workload after the other, in rounds that
 /// go from server to server. Prints a table with the goals; `--out` has the results as JSON (see

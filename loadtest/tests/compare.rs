@@ -55,19 +55,19 @@ fn a_smoke_run_measures_every_server_that_is_here_and_names_the_others() {
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("not measured: there is no program /nonexistent/foretoken"));
 
-    let here: Vec<_> = ONLY
+    let measured: Vec<_> = ONLY
         .split(',')
         .filter(|name| missing(name).is_none())
         .collect();
     assert!(
-        here.contains(&"limit") && here.contains(&"hyper"),
-        "{here:?}"
+        measured.contains(&"limit") && measured.contains(&"hyper"),
+        "{measured:?}"
     );
     let workloads = results["workloads"].as_array().unwrap();
     assert_eq!(workloads.len(), 12);
     for workload in workloads {
         assert_eq!(workload["quick"], true);
-        for name in &here {
+        for name in &measured {
             if let Some(why) = workload["left_out"].get(*name) {
                 let known = ["it is no cache", "it is Foretoken's own"];
                 assert!(known.contains(&why.as_str().unwrap()), "{name}: {workload}");
@@ -98,7 +98,7 @@ fn a_smoke_run_measures_every_server_that_is_here_and_names_the_others() {
             assert_eq!(server["answers"]["failed"], serde_json::json!({}), "{name}");
         }
     }
-    if here.contains(&"nginx-cache") {
+    if measured.contains(&"nginx-cache") {
         let herd = named(
             &named(&results["workloads"], "herd")["servers"],
             "nginx-cache",
@@ -148,15 +148,12 @@ fn collect(value: &Value, names: &mut Vec<String>) {
                 names.push(name.clone());
                 match name.as_str() {
                     "left_out" | "by_status" | "wrong" | "failed" => {}
+                    // One step down are names of figures, or of servers.
                     "figures" | "ratios" => {
-                        value
-                            .as_object()
-                            .into_iter()
-                            .flatten()
-                            .for_each(|(name, value)| {
-                                names.push(name.clone());
-                                collect(value, names);
-                            })
+                        for (name, value) in value.as_object().into_iter().flatten() {
+                            names.push(name.clone());
+                            collect(value, names);
+                        }
                     }
                     _ => collect(value, names),
                 }
