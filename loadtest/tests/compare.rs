@@ -130,9 +130,15 @@ fn a_smoke_run_measures_every_server_that_is_here_and_names_the_others() {
 #[test]
 fn results_can_be_gathered_piece_by_piece() {
     let folder = tempfile::tempdir().unwrap();
-    for workload in ["keepalive", "pipelined", "keepalive"] {
-        let piece = ["--only", "limit", "--add", "--workload", workload];
+    for (server, workload) in [
+        ("limit", "keepalive"),
+        ("hyper", "pipelined"),
+        ("hyper", "keepalive"),
+    ] {
+        let piece = ["--only", server, "--add", "--workload", workload];
         let (_, results) = compare(folder.path(), &piece);
+        let limit = named(&results["servers"], "limit");
+        assert_eq!(limit["missing"], Value::Null, "measured once");
         let workloads = results["workloads"].as_array().unwrap();
         let names: Vec<_> = workloads.iter().map(|it| &it["name"]).collect();
         assert_eq!(names[0], "keepalive");

@@ -93,26 +93,33 @@ pub fn compare(options: &Options, watch: impl Fn(&Step)) -> anyhow::Result<Resul
     }
     ensure!(options.rounds > 0, "at least one round is needed");
     allow_many_files();
-    let machine = Machine::here();
+    let (machine, commit) = (Machine::here(), machine::commit());
     let mut results = match options.add_to.clone() {
         Some(earlier) => {
             ensure!(
                 earlier.machine == machine,
                 "the earlier results are of another machine"
             );
-            earlier
+            let commit = earlier
+                .commit
+                .clone()
+                .filter(|old| commit.as_ref() == Some(old));
+            Results { commit, ..earlier }
         }
-        None => Results::new(machine, machine::commit()),
+        None => Results::new(machine, commit),
     };
     let wanted =
         |names: &[String], name: &str| names.is_empty() || names.iter().any(|it| it == name);
+    let earlier = std::mem::take(&mut results.servers);
     let mut here = Vec::new();
-    results.servers.clear();
     for peer in &PEERS {
         let (mut told, program) = peer.look(options.foretoken.as_deref());
         match program {
             Some(program) if wanted(&options.only, peer.name) => here.push((peer, program)),
-            Some(_) => told.missing = Some("it was not asked for".to_owned()),
+            Some(_) => match earlier.iter().find(|old| old.name == peer.name) {
+                Some(old) => told.clone_from(old),
+                None => told.missing = Some("it was not asked for".to_owned()),
+            },
             None => {}
         }
         results.servers.push(told);
