@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::results::{Results, Spread};
+use super::results::Results;
+use super::spread::Spread;
 
 /// One aim.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,10 @@
 //! Servers side by side: Foretoken, what an engineer would install in its place, and what a server
 //! costs at the least.
 //!
-//! - `peer` has the servers, `workload` the list of what is done to them, each in a file of its
-//!   own; `loads` has those that are a load and nothing more.
-//! - `results` is what comes out, `figures` what each figure is, `goals` what is aimed at, `table` all
-//!   of it for people.
+//! - `peers` lists the servers, each a `peer`; `workload` lists what is done to them, each in a file
+//!   of its own; `loads` has those that are a load and nothing more.
+//! - `results` is what comes out, with the `spread` over rounds; `figures` says what each figure is,
+//!   `goals` what is aimed at; `table` is all of it for people.
 //!
 //! A server that is not here is named in the results, and so is one that failed.
 
@@ -19,8 +19,10 @@ mod loads;
 mod machine;
 mod outage;
 mod peer;
+mod peers;
 mod restart;
 mod results;
+mod spread;
 mod table;
 mod workload;
 
@@ -33,10 +35,12 @@ use rustix::thread::sched_getaffinity;
 pub use figures::Figure;
 pub use goals::{Goal, Part, Verdict};
 pub use machine::Machine;
-pub use results::{Answers, Measured, Ratio, Results, Server, Spread, Workload};
+pub use results::{Answers, Measured, Results, Server, Workload};
+pub use spread::{Ratio, Spread};
 
 use crate::process::allow_many_files;
-use peer::{PEERS, Peer};
+use peer::Peer;
+use peers::PEERS;
 use workload::{Bench, Rounds, Sizes, WORKLOADS};
 
 /// What is compared, and how thoroughly.

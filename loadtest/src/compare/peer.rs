@@ -1,4 +1,4 @@
-//! The servers that are compared: what each is, whether it is here, and how it is started.
+//! A server that is compared: whether it is here, and how it is set up and started.
 //!
 //! A server is a program, its arguments, and a configuration from `loadtest/peers`, in which places in
 //! braces are filled.
@@ -19,19 +19,19 @@ use crate::process::Server;
 
 /// A server of a kind.
 pub(crate) struct Peer {
-    pub(crate) name: &'static str,
-    about: &'static str,
-    program: Program,
+    pub name: &'static str,
+    pub about: &'static str,
+    pub program: Program,
     /// Asks the upstream itself, so that it may be measured at what a cache does.
-    pub(crate) cache: bool,
+    pub cache: bool,
     /// What stands before the path of a Unix socket where it listens.
-    unix: &'static str,
-    config: Option<&'static str>,
-    arguments: &'static [&'static str],
-    version: &'static [&'static str],
+    pub unix: &'static str,
+    pub config: Option<&'static str>,
+    pub arguments: &'static [&'static str],
+    pub version: &'static [&'static str],
 }
 
-enum Program {
+pub(crate) enum Program {
     /// This program.
     Own,
     /// The one that is measured for its own sake.
@@ -39,119 +39,6 @@ enum Program {
     /// One that is installed, or not.
     Installed(&'static str),
 }
-
-const NGINX: &[&str] = &["-p", "{folder}", "-c", "{config}"];
-
-pub(super) static PEERS: [Peer; 7] = [
-    Peer {
-        name: "limit",
-        about: "reads and writes, parses nothing: what the kernel alone costs",
-        program: Program::Own,
-        cache: false,
-        unix: "unix:",
-        config: None,
-        arguments: &[
-            "peer",
-            "limit",
-            "--listen",
-            "{listen}",
-            "--upstream",
-            "{upstream}",
-            "--workers",
-            "{workers}",
-        ],
-        version: &["--version"],
-    },
-    Peer {
-        name: "hyper",
-        about: "hyper with a fixed body, no look-up",
-        program: Program::Own,
-        cache: false,
-        unix: "unix:",
-        config: None,
-        arguments: &[
-            "peer",
-            "hyper",
-            "--listen",
-            "{listen}",
-            "--upstream",
-            "{upstream}",
-            "--workers",
-            "{workers}",
-        ],
-        version: &["peer", "version"],
-    },
-    Peer {
-        name: "nginx-return",
-        about: "nginx with `return 200`, after a look at the Metadata header",
-        program: Program::Installed("nginx"),
-        cache: false,
-        unix: "unix:",
-        config: Some(include_str!("../../peers/nginx-return.conf")),
-        arguments: NGINX,
-        version: &["-v"],
-    },
-    Peer {
-        name: "nginx-cache",
-        about: "nginx with proxy_cache: lock, background update, stale answers, open_file_cache",
-        program: Program::Installed("nginx"),
-        cache: true,
-        unix: "unix:",
-        config: Some(include_str!("../../peers/nginx-cache.conf")),
-        arguments: NGINX,
-        version: &["-v"],
-    },
-    Peer {
-        name: "haproxy",
-        about: "HAProxy with its cache",
-        program: Program::Installed("haproxy"),
-        cache: true,
-        unix: "unix@",
-        config: Some(include_str!("../../peers/haproxy.cfg")),
-        arguments: &["-db", "-q", "-f", "{config}"],
-        version: &["-v"],
-    },
-    Peer {
-        name: "varnish",
-        about: "Varnish with grace, failed background fetches abandoned",
-        program: Program::Installed("varnishd"),
-        cache: true,
-        unix: "",
-        config: Some(include_str!("../../peers/varnish.vcl")),
-        arguments: &[
-            "-F",
-            "-j",
-            "none",
-            "-n",
-            "{folder}/work",
-            "-f",
-            "{config}",
-            "-a",
-            "{listen}",
-            "-s",
-            "malloc,256m",
-            "-p",
-            "listen_depth=4096",
-            "-p",
-            "thread_pool_min=100",
-            "-p",
-            "thread_pool_max=5000",
-            "-p",
-            "timeout_idle=3600",
-        ],
-        version: &["-V"],
-    },
-    Peer {
-        name: "foretoken",
-        about: "Foretoken with its defaults",
-        program: Program::Foretoken,
-        cache: true,
-        unix: "unix:",
-        config: Some(include_str!("../../peers/foretoken.toml")),
-        arguments: &["serve", "--config", "{config}"],
-        version: &["--version"],
-    },
-];
 
 /// How a server is set up for a workload.
 #[derive(Debug, Clone)]
@@ -320,14 +207,7 @@ impl Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::results::BASES;
-
-    #[test]
-    fn what_others_are_divided_by_is_among_them() {
-        for base in BASES {
-            assert!(PEERS.iter().any(|peer| peer.name == base), "{base}");
-        }
-    }
+    use crate::compare::peers::PEERS;
 
     #[test]
     fn what_is_not_here_is_told_by_its_name() {

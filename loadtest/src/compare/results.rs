@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::figures::{FIGURES, Figure};
 use super::goals::Goal;
 use super::machine::Machine;
+use super::spread::{Ratio, Spread};
 use crate::outcome::Counts;
 use crate::report::rounded;
 
@@ -79,27 +80,6 @@ pub struct Measured {
     pub ratios: BTreeMap<String, BTreeMap<String, Ratio>>,
     /// What became of the requests of all rounds.
     pub answers: Answers,
-}
-
-/// A figure over the rounds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    /// The least.
-    pub min: f64,
-    /// The one in the middle.
-    pub median: f64,
-    /// The most.
-    pub max: f64,
-}
-
-/// A figure divided by another server's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ratio {
-    /// Over the rounds, each divided by the same round of the other.
-    #[serde(flatten)]
-    pub same_round: Spread,
-    /// The best of all rounds by the best of the other's: of times the least, of rates the most.
-    pub quietest: f64,
 }
 
 /// What became of requests.
@@ -260,27 +240,6 @@ impl Measured {
     }
 }
 
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let (Some(min), Some(max)) = (values.first(), values.last()) else {
-            return Self::default();
-        };
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            f64::midpoint(values[middle - 1], values[middle])
-        };
-        Self {
-            min: rounded(*min),
-            median: rounded(median),
-            max: rounded(*max),
-        }
-    }
-}
-
 impl Answers {
     pub(super) fn add(&mut self, counts: &Counts) {
         self.right += counts.right;
@@ -356,18 +315,5 @@ mod tests {
             "the most of a rate"
         );
         assert!((rate.same_round.median - 1.0).abs() < 0.001, "{rate:?}");
-    }
-
-    #[test]
-    fn the_middle_of_an_even_number_of_rounds_is_between_two() {
-        let spread = Spread::of([4.0, 1.0, 2.0, 9.0].into_iter());
-        assert_eq!(
-            spread,
-            Spread {
-                min: 1.0,
-                median: 3.0,
-                max: 9.0
-            }
-        );
     }
 }
