@@ -188,8 +188,15 @@ mod tests {
     #[test]
     fn an_end_does_not_reach_into_the_next_head() {
         let mut tail = Vec::new();
-        assert_eq!(ends(&mut tail, b"a\r\n\r\n\r\nb"), 1);
-        assert_eq!(ends(&mut tail, b"\r\n\r"), 0);
-        assert_eq!(ends(&mut tail, b"\n"), 1);
+        let pieces: [(&[u8], usize); 5] = [
+            (b"a", 0),
+            (b"\r\n\r\n", 1),
+            (b"\r\nb", 0),
+            (b"\r\n\r", 0),
+            (b"\n", 1),
+        ];
+        for (bytes, heads) in pieces {
+            assert_eq!(ends(&mut tail, bytes), heads, "{bytes:?}");
+        }
     }
 }
