@@ -1,6 +1,7 @@
 //! One HTTP/1.1 answer at the start of the bytes that have arrived.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 
 /// Most headers of an answer.
 const MAX_HEADERS: usize = 64;
@@ -31,9 +32,15 @@ pub(crate) struct Answer<'a> {
 /// Reads the first answer. Its body has a `Content-Length` or is chunked; one that ends with the
 /// link is not read, since it cannot be told from one that was cut.
 pub(crate) fn read(bytes: &[u8]) -> Read<'_> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let head = match response.parse(bytes) {
+    // Left unset: writing all of them each time costs more than reading an answer's few.
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut headers,
+    );
+    let head = match parsed {
         Ok(httparse::Status::Complete(head)) => head,
         Ok(httparse::Status::Partial) if bytes.len() < MAX_BYTES => return Read::Part,
         _ => return Read::Bad,

@@ -70,17 +70,17 @@ impl Asker {
         }
     }
 
-    /// Asks for a token of this key, and says with which status it was answered.
+    /// Asks for a token of this key. The status and body of the answer.
     pub(crate) fn token(
         &mut self,
         target: &Target,
         key: usize,
         keys: usize,
-    ) -> anyhow::Result<u16> {
+    ) -> anyhow::Result<(u16, Vec<u8>)> {
         let mut request = Vec::new();
         let head = Head::new(Client::default(), target, &resource(key, keys));
         head.append(&mut request, &mut fastrand::Rng::new());
-        Ok(self.ask(&request)?.0)
+        self.ask(&request)
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn prime(plan: &Plan, mut over: impl FnMut() -> bool) -> anyhow::Resu
     for key in 0..plan.keys {
         loop {
             match asker.token(&plan.target, key, plan.keys) {
-                Ok(200) => break,
+                Ok((200, _)) => break,
                 Ok(_) => {}
                 // A server may end a link after a refusal.
                 Err(_) => asker = Asker::open(&plan.target)?,

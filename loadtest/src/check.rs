@@ -1,7 +1,7 @@
 //! Whether an answer is right: the rules, and a memory that makes them cheap.
 //!
 //! A token is taken apart once. After that an answer for the same key is compared with the last
-//! right one, byte by byte but for the digits that move with time, and those are read. Tokens stay
+//! one for it, byte by byte but for the digits that move with time, and those are read. Tokens stay
 //! here: what leaves is an [`Outcome`].
 
 use std::ops::Range;
@@ -26,11 +26,12 @@ pub(crate) struct Between {
 /// Checks the answers that one thread gets.
 pub(crate) struct Checker {
     resources: Vec<String>,
-    /// For each key, the last right answer.
+    /// For each key, the last answer with a token for it.
     known: Vec<Option<Known>>,
 }
 
-/// An answer that was found right. Holds a token, so it is not to be printed.
+/// An answer with a token for the right resource; its times are judged anew with each that is like
+/// it. Holds a token, so it is not to be printed.
 struct Known {
     body: Box<[u8]>,
     /// The digits of `expires_in` and of `ext_expires_in`, in the order in which they stand.
@@ -58,11 +59,9 @@ impl Checker {
         match take_apart(body, &self.resources[key]) {
             Err(wrong) => Outcome::Wrong(wrong),
             Ok(read) => {
-                let outcome = judge_times(read.ends_s, read.left_s, when);
-                if outcome == Outcome::Right {
-                    self.known[key] = Known::new(body, read.ends_s);
-                }
-                outcome
+                // Remembered even if its times are wrong: a cache may repeat it a million times.
+                self.known[key] = Known::new(body, read.ends_s);
+                judge_times(read.ends_s, read.left_s, when)
             }
         }
     }
@@ -348,6 +347,26 @@ mod tests {
             let told = checker().judge(0, status, right(499).as_bytes(), AT_ONCE);
             assert_eq!(told, Outcome::Refused(status));
         }
+    }
+
+    #[test]
+    fn an_answer_with_wrong_times_is_known_when_it_comes_again() {
+        let mut checker = checker();
+        for _ in 0..2 {
+            let told = checker.judge(0, 200, right(400).as_bytes(), AT_ONCE);
+            assert_eq!(told, Outcome::Wrong(Wrong::ExpiresIn));
+            assert!(checker.known[0].is_some());
+        }
+        let other = right(400).replace(".c2ln", ".c2lo");
+        assert_eq!(
+            checker.known[0].as_ref().unwrap().reads(other.as_bytes()),
+            None,
+            "another token is another answer"
+        );
+        assert_eq!(
+            checker.judge(0, 200, right(499).as_bytes(), AT_ONCE),
+            Outcome::Right
+        );
     }
 
     #[test]

@@ -42,6 +42,15 @@ impl Now {
         millis(self.unix)
     }
 
+    /// A little later: the wall clock goes on as the steady one does.
+    pub(crate) fn later(self) -> Self {
+        let steady = steady();
+        Self {
+            steady,
+            unix: self.unix + steady.saturating_duration_since(self.steady),
+        }
+    }
+
     /// What the wall clock said at an earlier moment, if it was not set since.
     pub(crate) fn unix_ms_at(self, then: Instant) -> u64 {
         let ago = self.steady.saturating_duration_since(then);

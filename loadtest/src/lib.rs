@@ -11,6 +11,7 @@
 //! - `outcome` counts what became of requests, `latency` how long they took.
 //! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
 //!   `report` is what comes out. A `scenario` has all of it in a file.
+//! - `compare` sets servers side by side; `peer` has those that it brings itself.
 
 #![allow(
     clippy::similar_names,
@@ -21,6 +22,7 @@ mod answer;
 mod ask;
 mod check;
 mod clock;
+pub mod compare;
 mod driver;
 mod heads;
 mod keys;
@@ -29,6 +31,7 @@ mod link;
 mod measure;
 mod outcome;
 mod pace;
+mod peer;
 mod plan;
 mod process;
 mod report;
@@ -41,6 +44,7 @@ pub use heads::Client;
 pub use latency::{Latency, Percentiles};
 pub use measure::{Around, Source, measure};
 pub use outcome::{Counts, Failed, Outcome, Wrong};
+pub use peer::{Own, hyper_version};
 pub use plan::{Keep, Length, Pace, Plan, Target};
 pub use process::Server;
 pub use report::{ClientUse, Idle, Load, Planned, Report, ServerUse, Upstream};

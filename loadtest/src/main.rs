@@ -1,5 +1,6 @@
 //! `foretoken-load`: the load driver as a program.
 
+mod compare_flags;
 mod progress;
 mod run_flags;
 
@@ -12,9 +13,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use foretoken_load::{Around, Client, Report, Scenario, Server, Source, measure};
+use foretoken_load::compare::compare;
+use foretoken_load::{
+    Around, Client, Own, Report, Scenario, Server, Source, hyper_version, measure,
+};
 
-use crate::progress::Progress;
+use crate::compare_flags::{CompareFlags, PeerCommand};
+use crate::progress::{Progress, Rounds};
 use crate::run_flags::RunFlags;
 
 /// The exit code if an answer was wrong; 1 is for what could not be carried out, 2 for a mistake on
@@ -34,6 +39,10 @@ struct Options {
 enum Command {
     Run(Box<RunFlags>),
     Scenario(ScenarioFlags),
+    Compare(CompareFlags),
+    /// A server that `compare` brings itself
+    #[command(subcommand, hide = true)]
+    Peer(PeerCommand),
     /// Lists the clients whose requests can be sent
     Clients,
 }
@@ -59,8 +68,15 @@ struct ScenarioFlags {
 
 fn main() -> ExitCode {
     let done = match Options::parse().command {
-        Command::Run(flags) => run(&flags),
-        Command::Scenario(flags) => scenario(&flags),
+        Command::Run(flags) => run(&flags).map(|report| report.wrong()),
+        Command::Scenario(flags) => scenario(&flags).map(|report| report.wrong()),
+        Command::Compare(flags) => side_by_side(&flags),
+        Command::Peer(PeerCommand::Limit(flags)) => flags.serve(Own::Limit).map(|()| 0),
+        Command::Peer(PeerCommand::Hyper(flags)) => flags.serve(Own::Hyper).map(|()| 0),
+        Command::Peer(PeerCommand::Version) => {
+            println!("hyper {}", hyper_version());
+            Ok(0)
+        }
         Command::Clients => {
             for client in Client::all() {
                 // Nobody may read that any more.
@@ -70,7 +86,7 @@ fn main() -> ExitCode {
         }
     };
     match done {
-        Ok(report) if report.wrong() > 0 => ExitCode::from(WRONG),
+        Ok(wrong) if wrong > 0 => ExitCode::from(WRONG),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("foretoken-load: {error:#}");
@@ -126,6 +142,20 @@ fn scenario(flags: &ScenarioFlags) -> anyhow::Result<Report> {
     let report = report?;
     tell(&report, flags.out.as_deref())?;
     Ok(report)
+}
+
+fn side_by_side(flags: &CompareFlags) -> anyhow::Result<u64> {
+    let options = flags.options()?;
+    let rounds = Rounds::new();
+    let results = compare(&options, |step| rounds.tell(step));
+    rounds.end();
+    let results = results?;
+    if let Some(file) = &flags.out {
+        fs::write(file, results.json())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    io::stdout().write_all(results.table().as_bytes())?;
+    Ok(results.wrong())
 }
 
 fn tell(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {

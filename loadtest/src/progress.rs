@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use foretoken_load::compare::Step;
 use foretoken_load::{Length, Moment, Plan};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -54,6 +55,31 @@ impl Progress {
     /// Takes the bar away.
     pub fn end(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// The progress of a comparison.
+pub struct Rounds(ProgressBar);
+
+impl Rounds {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{elapsed:>4} {wide_bar} {pos}/{len} {msg}");
+        bar.set_style(style.expect("a template that is right"));
+        Self(bar)
+    }
+
+    /// Takes what is done now.
+    pub fn tell(&self, step: &Step) {
+        self.0.set_length(step.of as u64);
+        self.0.set_position(step.done as u64);
+        self.0.set_message(step.now.clone());
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -98,9 +98,11 @@ impl<'a> Worker<'a> {
             {
                 return Err(error.into());
             }
+            // The wall clock is read once for all that has happened; reading clocks is not free.
+            let woken = Now::read();
             for event in &events {
                 if event.token() != TIMER {
-                    self.happened(event, &mut buffer);
+                    self.happened(event, woken, &mut buffer);
                 }
             }
             done.store(self.done, Ordering::Relaxed);
@@ -198,7 +200,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn happened(&mut self, event: &Event, buffer: &mut [u8]) {
+    fn happened(&mut self, event: &Event, woken: Now, buffer: &mut [u8]) {
         let (id, before) = (event.token().0, self.on_the_way);
         if event.is_writable()
             && let Err(error) = self.links[id].writable()
@@ -213,7 +215,7 @@ impl<'a> Worker<'a> {
                     break;
                 }
                 Ok(Some(read)) => {
-                    self.arrived(id, &buffer[..read]);
+                    self.arrived(id, woken.later(), &buffer[..read]);
                     // A short read has emptied the socket; its end comes with an event of its own,
                     // unless this is the one.
                     if read < buffer.len() && !event.is_read_closed() {
@@ -232,8 +234,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Takes the answers in these bytes and in what came before.
-    fn arrived(&mut self, id: usize, bytes: &[u8]) {
-        let now = Now::read();
+    fn arrived(&mut self, id: usize, now: Now, bytes: &[u8]) {
         let mut joined = std::mem::take(&mut self.links[id].part);
         let mut rest = if joined.is_empty() {
             bytes

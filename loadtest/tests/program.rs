@@ -196,6 +196,16 @@ fn what_cannot_be_done_is_said_in_one_line() {
             "foretoken-load: no emulator tells its counts on 127.0.0.1:1: cannot connect to 127.0.0.1:1: ",
         ),
         (
+            &["compare", "--only", "apache"],
+            1,
+            "foretoken-load: there is no `apache`, but limit, hyper, nginx-return, ",
+        ),
+        (
+            &["compare", "--workload", "sleep"],
+            1,
+            "foretoken-load: there is no `sleep`, but keepalive, unix, ",
+        ),
+        (
             &["run", "--client", "curl"],
             2,
             "error: invalid value 'curl' for '--client ",
