@@ -42,6 +42,23 @@ impl Now {
         millis(self.unix)
     }
 
+    /// What the wall clock said or will say at another moment, in microseconds.
+    pub(crate) fn unix_us_of(self, then: Instant) -> u64 {
+        let ahead = then.saturating_duration_since(self.steady);
+        let ago = self.steady.saturating_duration_since(then);
+        let unix = (self.unix + ahead).saturating_sub(ago);
+        u64::try_from(unix.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment at which the wall clock says so; nothing if this machine did not run then.
+    pub(crate) fn at_unix_us(self, unix_us: u64) -> Option<Instant> {
+        let then = Duration::from_micros(unix_us);
+        match then.checked_sub(self.unix) {
+            Some(ahead) => self.steady.checked_add(ahead),
+            None => self.steady.checked_sub(self.unix - then),
+        }
+    }
+
     /// What the wall clock said at an earlier moment, if it was not set since.
     pub(crate) fn unix_ms_at(self, then: Instant) -> u64 {
         let ago = self.steady.saturating_duration_since(then);

@@ -34,6 +34,9 @@ struct Options {
 enum Command {
     Run(Box<RunFlags>),
     Scenario(ScenarioFlags),
+    /// What a load with processes starts; not for people.
+    #[command(name = foretoken_load::CLIENT_COMMAND, hide = true)]
+    Client,
     /// Lists the clients whose requests can be sent
     Clients,
 }
@@ -61,6 +64,16 @@ fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Run(flags) => run(&flags),
         Command::Scenario(flags) => scenario(&flags),
+        Command::Client => {
+            if let Err(error) = foretoken_load::client() {
+                eprintln!(
+                    "foretoken-load {}: {error:#}",
+                    foretoken_load::CLIENT_COMMAND
+                );
+                return ExitCode::FAILURE;
+            }
+            return ExitCode::SUCCESS;
+        }
         Command::Clients => {
             for client in Client::all() {
                 // Nobody may read that any more.

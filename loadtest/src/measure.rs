@@ -117,12 +117,15 @@ pub fn measure(
     let began = began.context("no load began")??;
     let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
 
+    let elsewhere_cpu_us: u64 = driven.iter().map(|one| one.elsewhere_cpu_us).sum();
+    let began_ms = driven.iter().filter_map(|one| one.timeline.cells().next());
+    let from_ms = began_ms.map(|(at_ms, _)| at_ms).min().unwrap_or(0);
     let loads = loads.iter().zip(driven);
     let loads: Vec<_> = loads
-        .map(|((name, plan), driven)| Load::new(name, plan, driven))
+        .map(|((name, plan), driven)| Load::new(name, plan, driven, from_ms))
         .collect();
     let requests = loads.iter().map(|load| load.requests).sum();
-    let cpu_us = client_us.saturating_sub(began.client_us);
+    let cpu_us = client_us.saturating_sub(began.client_us) + elsewhere_cpu_us;
     let mut report = Report::new(
         loads,
         ClientUse {

@@ -8,8 +8,10 @@ use serde::Serialize;
 
 use crate::driver::Driven;
 use crate::latency::Percentiles;
+use crate::life::LifeLeft;
 use crate::outcome::Counts;
 use crate::plan::{Keep, Length, Pace, Plan};
+use crate::timeline::Columns;
 
 /// The version of the schema: it changes when a member changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -59,6 +61,14 @@ pub struct Load {
     pub links_opened: u64,
     /// Links that the server closed while nothing was on its way on them.
     pub links_closed_idle: u64,
+    /// Client processes that ended and were followed by another.
+    pub restarts: u64,
+    /// Percentiles and the microseconds of `latency_us` that so many do not exceed.
+    pub curve_us: Vec<(f64, f64)>,
+    /// What was left of the tokens that were handed out.
+    pub life_left_s: Option<LifeLeft>,
+    /// The load in intervals.
+    pub timeline: Columns,
 }
 
 /// The plan of a load.
@@ -88,7 +98,13 @@ pub struct Planned {
     pub requests: Option<u64>,
     /// Seconds until an answer is given up.
     pub timeout_s: f64,
-    /// Threads of the driver.
+    /// Seconds of rest between an answer and the next request of a link.
+    pub think_s: Option<f64>,
+    /// Client processes; 0 is the driver itself.
+    pub processes: usize,
+    /// Seconds of which each of these lives.
+    pub restart_every_s: Option<f64>,
+    /// Threads of the driver, or of each process.
     pub threads: usize,
     /// Their CPUs.
     pub cpus: Vec<usize>,
@@ -246,7 +262,9 @@ impl Report {
 }
 
 impl Load {
-    pub(crate) fn new(name: &str, plan: &Plan, driven: Driven) -> Self {
+    /// The times of its timeline count from `from_ms`, by the wall clock.
+    pub(crate) fn new(name: &str, plan: &Plan, driven: Driven, from_ms: u64) -> Self {
+        let curve_us = driven.latency.curve();
         let took_s = rounded(driven.took.as_secs_f64());
         Self {
             name: name.to_owned(),
@@ -264,6 +282,10 @@ impl Load {
             warm_up: driven.warm_up,
             links_opened: driven.links_opened,
             links_closed_idle: driven.closed_idle,
+            restarts: driven.restarts,
+            curve_us,
+            life_left_s: driven.lives.told(),
+            timeline: driven.timeline.columns(from_ms),
         }
     }
 }
@@ -293,6 +315,9 @@ impl Planned {
             duration_s,
             requests,
             timeout_s: plan.timeout.as_secs_f64(),
+            think_s: plan.think.map(|think| think.as_secs_f64()),
+            processes: plan.processes,
+            restart_every_s: plan.restart_every.map(|every| every.as_secs_f64()),
             threads: plan.threads,
             cpus: plan.cpus.clone(),
             seed: plan.seed,

@@ -21,6 +21,9 @@ use crate::process::Server;
 use crate::report::Report;
 use crate::span::span;
 
+/// The intervals of the timeline.
+const INTERVAL: Duration = Duration::from_millis(100);
+
 /// A scenario as its file has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,9 @@ pub struct Scenario {
     duration: Duration,
     #[serde(default, deserialize_with = "perhaps_spanned")]
     prime: Option<Duration>,
+    /// Of the timeline in the results.
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    interval: Option<Duration>,
     #[serde(default)]
     idle: usize,
     emulator: Upstream,
@@ -92,6 +98,14 @@ struct Asked {
     keys: usize,
     #[serde(default)]
     skew: f64,
+    /// In place of the scenario's `duration`.
+    requests: Option<u64>,
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    think: Option<Duration>,
+    #[serde(default)]
+    processes: usize,
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    restart_every: Option<Duration>,
     #[serde(default, deserialize_with = "perhaps_spanned")]
     timeout: Option<Duration>,
     #[serde(default = "one")]
@@ -168,7 +182,13 @@ impl Scenario {
             keys: load.keys,
             skew: load.skew,
             warm_up: self.warm_up,
-            length: Length::For(self.duration),
+            length: load
+                .requests
+                .map_or(Length::For(self.duration), Length::Requests),
+            think: load.think,
+            processes: load.processes,
+            restart_every: load.restart_every,
+            interval: self.interval.unwrap_or(INTERVAL),
             timeout: load.timeout.unwrap_or(base.timeout),
             threads: load.threads,
             cpus: load.cpus.clone(),

@@ -1,0 +1,289 @@
+//! A load in intervals: what became of the requests that were due in each, and how long they took.
+//!
+//! Intervals are numbered from the Unix epoch, so that those of several threads, processes and loads
+//! lie over each other, and over what the emulator dates.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Now;
+use crate::outcome::Outcome;
+use crate::report::float;
+
+/// The unit of the waits kept: finer than the quickest answer.
+const UNIT: Duration = Duration::from_nanos(100);
+/// Most intervals of one load: eleven minutes of tenths of a second. What is later counts in the
+/// last one.
+const MAX_CELLS: u64 = 6_600;
+
+/// The intervals of a load, empty ones between others included.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Timeline {
+    /// 0 keeps none.
+    interval_ms: u64,
+    /// The number of the first.
+    first: u64,
+    cells: Vec<Cell>,
+}
+
+/// One interval.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    pub refused: u64,
+    pub wrong: u64,
+    pub failed: u64,
+    pub waits: Waits,
+}
+
+/// Waits to two digits: there may be thousands of these.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Vec<(u64, u32)>", into = "Vec<(u64, u32)>")]
+pub(crate) struct Waits(Histogram<u32>);
+
+/// Tells which interval a moment of the steady clock is in.
+pub(crate) struct Dater {
+    base: Instant,
+    base_ms: u64,
+}
+
+impl Dater {
+    /// For moments from `base` on.
+    pub(crate) fn new(base: Instant) -> Self {
+        let now = Now::read();
+        let ahead = base.saturating_duration_since(now.steady);
+        Self {
+            base,
+            base_ms: now.unix_ms_at(base) + millis(ahead),
+        }
+    }
+
+    pub(crate) fn unix_ms(&self, at: Instant) -> u64 {
+        self.base_ms + millis(at.saturating_duration_since(self.base))
+    }
+}
+
+impl Timeline {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self {
+            interval_ms: millis(interval),
+            ..Self::default()
+        }
+    }
+
+    /// A request that was due at this time came to this.
+    pub(crate) fn add(&mut self, due_ms: u64, wait: Duration, outcome: Outcome) {
+        let Some(number) = due_ms.checked_div(self.interval_ms) else {
+            return;
+        };
+        let cell = self.cell(number);
+        match outcome {
+            Outcome::Right => {}
+            Outcome::Refused(_) => cell.refused += 1,
+            Outcome::Wrong(_) => cell.wrong += 1,
+            Outcome::Failed(_) => cell.failed += 1,
+        }
+        cell.waits.record(wait);
+    }
+
+    fn cell(&mut self, number: u64) -> &mut Cell {
+        if self.cells.is_empty() {
+            self.first = number;
+        }
+        while number < self.first {
+            self.cells.insert(0, Cell::default());
+            self.first -= 1;
+        }
+        let at = (number - self.first).min(MAX_CELLS - 1);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        if at >= self.cells.len() {
+            self.cells.resize_with(at + 1, Cell::default);
+        }
+        &mut self.cells[at]
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.interval_ms = other.interval_ms;
+        for (cell, number) in other.cells.iter().zip(other.first..) {
+            // Before the first of one may lie many that the other has not.
+            if !cell.waits.is_empty() {
+                self.cell(number).merge(cell);
+            }
+        }
+    }
+
+    /// The intervals in which something was due, each with when it began.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = (u64, &Cell)> {
+        let dated = self.cells.iter().zip(self.first..);
+        let dated = dated.map(|(cell, number)| (number * self.interval_ms, cell));
+        dated.filter(|(_, cell)| !cell.waits.is_empty())
+    }
+
+    pub(crate) fn interval_ms(&self) -> u64 {
+        self.interval_ms
+    }
+
+    /// As columns, the times as seconds since `from_ms`.
+    pub(crate) fn columns(&self, from_ms: u64) -> Columns {
+        let mut columns = Columns::default();
+        for (at_ms, cell) in self.cells() {
+            columns.at_s.push(since_s(at_ms, from_ms));
+            columns.count.push(cell.waits.count());
+            columns.p50_us.push(cell.waits.at(0.5));
+            columns.p99_us.push(cell.waits.at(0.99));
+            columns.max_us.push(cell.waits.at(1.0));
+            columns.refused.push(cell.refused);
+            columns.wrong.push(cell.wrong);
+            columns.failed.push(cell.failed);
+        }
+        columns
+    }
+}
+
+/// The intervals of a load, a column for each figure.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Columns {
+    /// When it began: seconds since the timeline's `from_unix_ms`.
+    pub at_s: Vec<f64>,
+    /// Requests due in it.
+    pub count: Vec<u64>,
+    /// Their median wait, in microseconds.
+    pub p50_us: Vec<f64>,
+    /// What 99 in 100 of them did not exceed.
+    pub p99_us: Vec<f64>,
+    /// The longest.
+    pub max_us: Vec<f64>,
+    /// Of them, answered with another status than 200.
+    pub refused: Vec<u64>,
+    /// Of them, wrong.
+    pub wrong: Vec<u64>,
+    /// Of them, without an answer.
+    pub failed: Vec<u64>,
+}
+
+/// Seconds between two moments, negative if the first is earlier.
+pub(crate) fn since_s(at_ms: u64, from_ms: u64) -> f64 {
+    if at_ms >= from_ms {
+        float(at_ms - from_ms) / 1_000.0
+    } else {
+        -float(from_ms - at_ms) / 1_000.0
+    }
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self {
+            refused: 0,
+            wrong: 0,
+            failed: 0,
+            waits: Waits::default(),
+        }
+    }
+}
+
+impl Cell {
+    fn merge(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.wrong += other.wrong;
+        self.failed += other.failed;
+        self.waits.merge(&other.waits);
+    }
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self(Histogram::new(2).expect("two digits"))
+    }
+}
+
+impl From<Vec<(u64, u32)>> for Waits {
+    fn from(counted: Vec<(u64, u32)>) -> Self {
+        let mut waits = Self::default();
+        for (value, count) in counted {
+            waits.0.record_n(value, count).expect("it grows");
+        }
+        waits
+    }
+}
+
+impl From<Waits> for Vec<(u64, u32)> {
+    fn from(waits: Waits) -> Self {
+        let counted = waits.0.iter_recorded();
+        counted
+            .map(|it| (it.value_iterated_to(), it.count_at_value()))
+            .collect()
+    }
+}
+
+impl Waits {
+    fn record(&mut self, wait: Duration) {
+        let units = wait.as_nanos() / UNIT.as_nanos();
+        let units = u64::try_from(units).unwrap_or(u64::MAX);
+        self.0.record(units).expect("it grows");
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("it grows");
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// In microseconds; 0 if there are none.
+    pub(crate) fn at(&self, quantile: f64) -> f64 {
+        float(self.0.value_at_quantile(quantile)) / 10.0
+    }
+}
+
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Failed;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_request_counts_in_the_interval_in_which_it_was_due() {
+        let mut timeline = Timeline::new(100 * MS);
+        timeline.add(12_345, 5 * MS, Outcome::Right);
+        timeline.add(12_399, 7 * MS, Outcome::Refused(429));
+        timeline.add(12_600, 900 * MS, Outcome::Failed(Failed::TimedOut));
+        let columns = timeline.columns(12_000);
+        assert_eq!(columns.at_s, [0.3, 0.6], "nothing was due between them");
+        assert_eq!(columns.count, [2, 1]);
+        assert_eq!(
+            (&columns.refused[..], &columns.failed[..]),
+            (&[1, 0][..], &[0, 1][..])
+        );
+        assert!((columns.max_us[0] - 7_000.0).abs() < 70.0, "{columns:?}");
+    }
+
+    #[test]
+    fn timelines_of_two_processes_lie_over_each_other() {
+        let (mut one, mut other) = (Timeline::new(100 * MS), Timeline::new(100 * MS));
+        one.add(1_000, MS, Outcome::Right);
+        other.add(500, MS, Outcome::Right);
+        other.add(1_050, 9 * MS, Outcome::Right);
+        let sent = serde_json::to_string(&other).unwrap();
+        one.merge(&serde_json::from_str(&sent).unwrap());
+        let columns = one.columns(0);
+        assert_eq!((columns.at_s, columns.count), (vec![0.5, 1.0], vec![1, 2]));
+    }
+
+    #[test]
+    fn without_a_width_nothing_is_kept() {
+        let mut timeline = Timeline::new(Duration::ZERO);
+        timeline.add(1, MS, Outcome::Right);
+        assert_eq!(timeline.cells().count(), 0);
+    }
+}
