@@ -21,6 +21,9 @@ use crate::run_flags::RunFlags;
 /// the command line.
 const WRONG: u8 = 3;
 
+/// The exit code if a scenario did not come to what its file expects.
+const UNEXPECTED: u8 = 4;
+
 /// Asks managed identity endpoints for tokens as real clients do, checks every answer, and tells
 /// how long they took.
 #[derive(Parser)]
@@ -44,7 +47,7 @@ enum Command {
 /// Plays a scenario: an emulator, a server in front of it, and several loads at once
 ///
 /// The file is described in loadtest/README.md; some lie in loadtest/loads. Prints the results as
-/// `run` does, and ends as it does.
+/// `run` does, and ends as it does; with 4 if a count is not what the file expects.
 #[derive(Args)]
 struct ScenarioFlags {
     /// The scenario (TOML)
@@ -84,6 +87,11 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(report) if report.wrong() > 0 => ExitCode::from(WRONG),
+        Ok(report) if report.broken().count() > 0 => {
+            let names: Vec<_> = report.broken().map(|it| &*it.name).collect();
+            eprintln!("foretoken-load: not as expected: {}", names.join(", "));
+            ExitCode::from(UNEXPECTED)
+        }
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("foretoken-load: {error:#}");
@@ -108,7 +116,9 @@ fn run(flags: &RunFlags) -> anyhow::Result<Report> {
         upstream: flags.emulator.map(Source::At),
         idle: flags.idle,
         prime: flags.prime,
-        timeline: None,
+        window: flags.window,
+        admin: flags.admin,
+        ..Around::default()
     };
     let loads = [("run".to_owned(), plan)];
     let progress = Progress::new(loads.iter().map(|(_, plan)| plan));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,13 +10,18 @@ use anyhow::Context as _;
 use foretoken_emulator::{Counts, Emulator, Scenario};
 
 use crate::ask::{Asker, emulator_counts, prime};
-use crate::clock::steady;
+use crate::beside::Beside;
+use crate::clock::{Now, steady};
 use crate::driver::{Driven, Moment, drive};
 use crate::plan::Plan;
 use crate::process::{Usage, allow_many_files};
+use crate::refreshes::{Refreshes, Seen, Span};
 use crate::report::{
     ClientUse, Idle, Load, Report, ServerUse, Upstream, each, float, rounded, seconds,
 };
+use crate::slow::Slow;
+use crate::story::{Played, Story};
+use crate::timeline::{Timeline, millis};
 
 /// What is measured, and done before, around one or more loads.
 #[derive(Default)]
@@ -33,6 +39,14 @@ pub struct Around<'a> {
     /// What happens upstream, in an emulator in this process. It begins before the first request, so
     /// that the first tokens too have the life that it gives.
     pub timeline: Option<Scenario>,
+    /// Clients that are slow on purpose, at the first load's target.
+    pub slow: Vec<Slow>,
+    /// Where the server tells its metrics, if it is a Foretoken: for the lag of its renewals.
+    pub admin: Option<SocketAddr>,
+    /// How long before and after a call upstream requests count as around it.
+    pub window: Duration,
+    /// The most calls a second that the server is to make, for the results.
+    pub budget_per_s: Option<u64>,
 }
 
 /// An emulator that tells its counts.
@@ -78,6 +92,10 @@ pub fn measure(
     if let (Some(Source::Here(emulator)), Some(timeline)) = (around.upstream, &around.timeline) {
         emulator.play(timeline.clone());
     }
+    let played = around.timeline.as_ref().map(|scenario| Played {
+        scenario,
+        began_ms: Now::read().unix_ms(),
+    });
     if let Some(within) = around.prime {
         let until = steady() + within;
         for (_, plan) in loads {
@@ -96,8 +114,11 @@ pub fn measure(
             })
         });
     };
-    let driven = thread::scope(|scope| {
+    let over = AtomicBool::new(false);
+    let (driven, beside) = thread::scope(|scope| {
         let (begins, watch) = (&begins, &watch);
+        let target = &loads.first().context("there is no load")?.1.target;
+        let beside = Beside::start(scope, &around.slow, target, around.admin, &over);
         let all = loads.iter().enumerate().map(|(number, (_, plan))| {
             scope.spawn(move || {
                 drive(plan, |moment| {
@@ -109,17 +130,27 @@ pub fn measure(
             })
         });
         let all: Vec<_> = all.collect();
-        all.into_iter()
-            .map(|one| one.join().expect("a load that does not panic"))
-            .collect::<anyhow::Result<Vec<Driven>>>()
+        let all = all.into_iter();
+        let all = all.map(|one| one.join().expect("a load that does not panic"));
+        let driven = all.collect::<anyhow::Result<Vec<Driven>>>();
+        over.store(true, Ordering::Relaxed);
+        let beside = beside?.end()?;
+        anyhow::Ok((driven?, beside))
     })?;
+    let (slow, seen) = beside;
+    let limit_per_s = match around.upstream {
+        Some(Source::Here(emulator)) => Some(u64::from(emulator.tuning().limits.requests_per_s)),
+        _ => None,
+    };
+    let limit_per_s = limit_per_s.filter(|limit| *limit > 0);
     let began = began.into_inner().expect("nobody panicked with it");
     let began = began.context("no load began")??;
     let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
 
     let elsewhere_cpu_us: u64 = driven.iter().map(|one| one.elsewhere_cpu_us).sum();
-    let began_ms = driven.iter().filter_map(|one| one.timeline.cells().next());
-    let from_ms = began_ms.map(|(at_ms, _)| at_ms).min().unwrap_or(0);
+    let mut timeline = Timeline::default();
+    driven.iter().for_each(|one| timeline.merge(&one.timeline));
+    let from_ms = timeline.cells().next().map_or(0, |(at_ms, _)| at_ms);
     let loads = loads.iter().zip(driven);
     let loads: Vec<_> = loads
         .map(|((name, plan), driven)| Load::new(name, plan, driven, from_ms))
@@ -147,9 +178,51 @@ pub fn measure(
     }
     report.idle = idle.map(|idle| idle.close(around)).transpose()?;
     if let (Some(source), Some(before)) = (around.upstream, upstream_before) {
-        report.upstream = Some(Upstream::between(&before, &source.counts()?));
+        let counts = source.counts()?;
+        report.upstream = Some(Upstream::between(&before, &counts));
+        report.refreshes = Some(refreshes(
+            &timeline,
+            &counts,
+            seen.as_deref(),
+            around,
+            played.as_ref(),
+        ));
+        report.story = Story::new(
+            from_ms,
+            timeline.interval_ms(),
+            Some(&counts),
+            played.as_ref(),
+        );
+    } else {
+        report.story = Story::new(from_ms, timeline.interval_ms(), None, None);
     }
+    report.story.limit_per_s = limit_per_s;
+    report.story.budget_per_s = around.budget_per_s;
+    report.slow = slow;
     Ok(report)
+}
+
+/// In the whole of the loads, and in each phase.
+fn refreshes(
+    timeline: &Timeline,
+    counts: &Counts,
+    seen: Option<&[Seen]>,
+    around: &Around,
+    played: Option<&Played>,
+) -> Refreshes {
+    let from_ms = timeline.cells().next().map_or(0, |(at_ms, _)| at_ms);
+    let to_ms = Now::read().unix_ms();
+    let mut spans = vec![Span {
+        name: "all",
+        time_ms: from_ms..to_ms,
+    }];
+    for (name, began_ms, ended_ms) in played.map(Played::phases).into_iter().flatten() {
+        spans.push(Span {
+            name,
+            time_ms: began_ms.max(from_ms)..ended_ms.unwrap_or(to_ms).min(to_ms),
+        });
+    }
+    Refreshes::new(millis(around.window), timeline, counts, seen, &spans)
 }
 
 impl Upstream {

@@ -17,6 +17,8 @@ pub(crate) struct Schedule {
     end: Option<Instant>,
     left: u64,
     begun: u64,
+    /// No request before.
+    from: Duration,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,9 @@ impl Schedule {
             end,
             left,
             begun: 0,
+            from: Duration::ZERO,
         }
+        .during(plan.after, None)
     }
 
     /// Only those due from the one moment to before the other, both since the start: a process that
@@ -61,6 +65,7 @@ impl Schedule {
         if let Some(until) = until.map(|until| self.start + until) {
             self.end = Some(self.end.map_or(until, |end| end.min(until)));
         }
+        self.from = self.from.max(from);
         if let Some(open) = &self.open {
             while open.after(self.begun) < from {
                 self.begun += 1;
@@ -72,7 +77,7 @@ impl Schedule {
     /// When the next request is due: in a closed loop now. Nothing if there is none any more.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         let due = match &self.open {
-            None => now,
+            None => now.max(self.start + self.from),
             Some(open) => self.start + open.after(self.begun),
         };
         let in_time = self.end.is_none_or(|end| due < end);

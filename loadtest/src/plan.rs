@@ -120,6 +120,8 @@ pub struct Plan {
     pub pace: Pace,
     /// How long a link lives.
     pub keep: Keep,
+    /// No request before so much time has passed since the begin of all loads.
+    pub after: Duration,
     /// In a closed loop, how long a link rests between an answer and the next request: this long, give
     /// or take half of it at random. The first request of each link is sent at once.
     pub think: Option<Duration>,
@@ -180,6 +182,7 @@ impl Plan {
             target,
             pace: Pace::Closed,
             keep: Keep::Alive,
+            after: Duration::ZERO,
             think: None,
             links: 1,
             pipeline: 1,

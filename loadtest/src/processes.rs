@@ -94,15 +94,22 @@ impl Place<'_> {
             driven.merge(&life);
             driven.took = driven.took.max(life.took);
             before = self.done.load(Ordering::Relaxed);
-            let is_over = |until| self.ends().is_none_or(|ends| until >= ends);
-            if until.is_none_or(is_over) {
+            let is_over = |at| self.ends().is_none_or(|ends| at >= ends);
+            let Some(every) = self
+                .plan
+                .restart_every
+                .filter(|_| !until.is_some_and(is_over))
+            else {
                 return Ok(driven);
-            }
-            driven.restarts += 1;
+            };
             client = Client::start(self.plan, self.number)?;
             client.wait_until_ready()?;
             from = steady().saturating_duration_since(self.start);
-            until = self.plan.restart_every.map(|every| from + every);
+            if is_over(from) {
+                return Ok(driven);
+            }
+            until = Some(from + every);
+            driven.restarts += 1;
         }
     }
 

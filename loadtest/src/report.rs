@@ -7,10 +7,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::driver::Driven;
+use crate::expect::Expected;
 use crate::latency::Percentiles;
 use crate::life::LifeLeft;
 use crate::outcome::Counts;
 use crate::plan::{Keep, Length, Pace, Plan};
+use crate::refreshes::Refreshes;
+use crate::slow::SlowUse;
+use crate::story::Story;
 use crate::timeline::Columns;
 
 /// The version of the schema: it changes when a member changes its meaning or goes.
@@ -33,6 +37,16 @@ pub struct Report {
     pub idle: Option<Idle>,
     /// What arrived upstream, if an emulator is there to tell.
     pub upstream: Option<Upstream>,
+    /// What slow clients got.
+    pub slow: Vec<SlowUse>,
+    /// From the start of the server to the first good answer, if it was started anew before the loads.
+    pub restart_ms: Option<u64>,
+    /// What callers felt of refreshes, if an emulator is there to tell of them.
+    pub refreshes: Option<Refreshes>,
+    /// What a scenario was to come to.
+    pub expected: Vec<Expected>,
+    /// What happened around the loads.
+    pub story: Story,
 }
 
 /// One load.
@@ -182,6 +196,11 @@ impl Report {
             client,
             idle: None,
             upstream: None,
+            slow: Vec::new(),
+            restart_ms: None,
+            refreshes: None,
+            expected: Vec::new(),
+            story: Story::default(),
         }
     }
 
@@ -196,6 +215,11 @@ impl Report {
     pub fn wrong(&self) -> u64 {
         let wrong = |load: &Load| load.counts.wrong_in_all() + load.warm_up.wrong_in_all();
         self.loads.iter().map(wrong).sum()
+    }
+
+    /// What was expected and did not come.
+    pub fn broken(&self) -> impl Iterator<Item = &Expected> {
+        self.expected.iter().filter(|expected| !expected.kept)
     }
 
     /// As JSON, for machines.
@@ -255,6 +279,39 @@ impl Report {
                 text,
                 "upstream: {} calls, {} throttled",
                 upstream.calls, upstream.throttled
+            );
+        }
+        for slow in &self.slow {
+            let (counts, at) = (&slow.counts, slow.at);
+            let _ = writeln!(
+                text,
+                "{}: {} clients, slow at {at:?}: {} right, {} refused, {} wrong, {} failed",
+                slow.name,
+                slow.links,
+                counts.right,
+                counts.refused(),
+                counts.wrong_in_all(),
+                counts.failed_in_all(),
+            );
+        }
+        if let Some(ms) = self.restart_ms {
+            let _ = writeln!(text, "restart: {ms} ms to the first good answer");
+        }
+        for phase in self.refreshes.iter().flat_map(|it| &it.phases) {
+            if phase.calls > 0 {
+                let _ = writeln!(text, "{}", phase.line());
+            }
+        }
+        for expected in &self.expected {
+            let _ = writeln!(
+                text,
+                "{}: {} {}, wanted {}",
+                if expected.kept { "kept" } else { "NOT KEPT" },
+                expected.name,
+                expected
+                    .was
+                    .map_or("not counted".to_owned(), |was| was.to_string()),
+                expected.wanted,
             );
         }
         text

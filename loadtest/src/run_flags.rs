@@ -111,6 +111,14 @@ pub struct RunFlags {
     #[arg(long, value_name = "IP:PORT")]
     pub emulator: Option<SocketAddr>,
 
+    /// Where a Foretoken tells its metrics (`admin.address`), to see how late it renews
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<SocketAddr>,
+
+    /// How long before and after a call upstream requests count as around it
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "1s")]
+    pub window: Duration,
+
     /// A file for the results in place of standard output
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -143,6 +151,7 @@ impl RunFlags {
             target: self.to.clone(),
             pace: Pace::at(self.rate),
             keep: Keep::of(self.connect_each),
+            after: Duration::ZERO,
             think: self.think,
             links: self.links,
             pipeline: self.pipeline,

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -13,14 +14,25 @@ use foretoken_emulator::{Emulator, Limits, Scenario as Timeline, Settings};
 use serde::{Deserialize, Deserializer};
 use tempfile::TempDir;
 
+use crate::ask::prime;
+use crate::clock::steady;
 use crate::driver::Moment;
+use crate::expect::{self, Expect};
 use crate::heads::Client;
 use crate::measure::{Around, Source, measure};
 use crate::plan::{Keep, Length, Pace, Plan, Target};
 use crate::process::Server;
 use crate::report::Report;
+use crate::slow::{Slow, SlowAt};
 use crate::span::span;
+use crate::timeline::millis;
 
+/// Where the server is to tell its metrics.
+const ADMIN: &str = "{admin}";
+/// How long a server has to write down what it has before it is started anew.
+const SETTLES: Duration = Duration::from_millis(2_500);
+/// Around a call upstream, to either side.
+const WINDOW: Duration = Duration::from_secs(1);
 /// The intervals of the timeline.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -44,9 +56,17 @@ pub struct Scenario {
     interval: Option<Duration>,
     #[serde(default)]
     idle: usize,
+    /// Around a call upstream.
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    window: Option<Duration>,
+    budget_per_s: Option<u64>,
+    #[serde(default)]
+    expect: Expect,
     emulator: Upstream,
     server: Served,
     load: Vec<Asked>,
+    #[serde(default)]
+    slow: Vec<SlowAsked>,
     /// Where the files lie that it names.
     #[serde(skip)]
     folder: PathBuf,
@@ -63,8 +83,12 @@ struct Upstream {
     lifetime: Option<Duration>,
     #[serde(default, deserialize_with = "spanned")]
     latency: Duration,
-    /// A scenario of the emulator's, which begins before the first request.
-    timeline: Option<PathBuf>,
+    /// At or below which share of its life a token is replaced.
+    reissue_below: Option<f64>,
+    /// The text of a scenario of the emulator's, which begins before the first request, or the file
+    /// with it.
+    timeline: Option<String>,
+    timeline_file: Option<PathBuf>,
 }
 
 /// `[server]`: what is asked.
@@ -76,6 +100,9 @@ struct Served {
     config: Option<String>,
     config_file: Option<PathBuf>,
     target: Option<String>,
+    /// Whether it is started anew once the keys have tokens.
+    #[serde(default)]
+    restart: bool,
     #[serde(default)]
     cpus: Vec<usize>,
 }
@@ -114,6 +141,22 @@ struct Asked {
     cpus: Vec<usize>,
     #[serde(default)]
     seed: u64,
+    #[serde(default, deserialize_with = "spanned")]
+    after: Duration,
+    #[serde(default)]
+    expect: Expect,
+}
+
+/// `[[slow]]`: clients that are slow on purpose.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlowAsked {
+    name: String,
+    at: SlowAt,
+    #[serde(default = "one")]
+    links: usize,
+    #[serde(deserialize_with = "spanned")]
+    pause: Duration,
 }
 
 fn one() -> usize {
@@ -126,6 +169,14 @@ fn spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 
 fn perhaps_spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     spanned(from).map(Some)
+}
+
+/// What the placeholders in command and configuration stand for.
+struct Places<'a> {
+    folder: &'a TempDir,
+    target: &'a Target,
+    admin: SocketAddr,
+    upstream: SocketAddr,
 }
 
 impl Scenario {
@@ -143,6 +194,10 @@ impl Scenario {
             "{}: it has no [[load]]",
             file.display()
         );
+        let loads = scenario.load.iter();
+        let loads: Vec<_> = loads.map(|load| (&*load.name, &load.expect)).collect();
+        expect::check(&scenario.expect, &loads)
+            .with_context(|| format!("in {}", file.display()))?;
         Ok(Self {
             folder: file.parent().unwrap_or(Path::new("")).to_owned(),
             ..scenario
@@ -185,6 +240,7 @@ impl Scenario {
             length: load
                 .requests
                 .map_or(Length::For(self.duration), Length::Requests),
+            after: load.after,
             think: load.think,
             processes: load.processes,
             restart_every: load.restart_every,
@@ -215,41 +271,73 @@ impl Scenario {
         let timeline = self.timeline()?;
         let emulator = self.emulator.start().context("cannot start the emulator")?;
         let folder = tempfile::tempdir()?;
-        let command = self.command(foretoken, &folder, &target, &emulator)?;
-        let server = Server::start(command, &self.server.cpus, &target)?;
+        let admin = free_port()?;
+        let places = Places {
+            folder: &folder,
+            target: &target,
+            admin,
+            upstream: emulator.address(),
+        };
+        let start = || -> anyhow::Result<Server> {
+            let command = self.command(foretoken, &places)?;
+            Server::start(command, &self.server.cpus, &target)
+        };
+        let watch = begin(&plans);
+        let mut server = start()?;
+        let mut restart_ms = None;
+        if self.server.restart {
+            let until = steady() + self.prime.unwrap_or_default();
+            for (_, plan) in &plans {
+                prime(plan, || steady() > until)?;
+            }
+            // What was last written is on the disk a second later.
+            thread::sleep(SETTLES);
+            drop(server);
+            let began = steady();
+            server = start()?;
+            prime(&plans[0].1, || steady() > until + SETTLES)?;
+            restart_ms = Some(millis(steady().saturating_duration_since(began)));
+        }
         let around = Around {
             pid: Some(server.pid()),
             upstream: Some(Source::Here(&emulator)),
             idle: self.idle,
-            prime: self.prime,
+            prime: self.prime.filter(|_| !self.server.restart),
             timeline,
+            slow: self.slow.iter().map(SlowAsked::slow).collect(),
+            admin: self.server.tells_metrics().then_some(admin),
+            window: self.window.unwrap_or(WINDOW),
+            budget_per_s: self.budget_per_s,
         };
-        let mut report = measure(&plans, &around, begin(&plans))?;
+        let mut report = measure(&plans, &around, watch)?;
         report.name.clone_from(&self.name);
+        report.restart_ms = restart_ms;
+        report.expected = self.expect.of_all(&report);
+        for (asked, load) in self.load.iter().zip(&report.loads) {
+            report.expected.extend(asked.expect.of_load(load));
+        }
         drop(server);
         Ok(report)
     }
 
     fn timeline(&self) -> anyhow::Result<Option<Timeline>> {
-        let Some(file) = &self.emulator.timeline else {
-            return Ok(None);
+        let (text, place) = match (&self.emulator.timeline, &self.emulator.timeline_file) {
+            (Some(_), Some(_)) => bail!("[emulator] has both `timeline` and `timeline_file`"),
+            (Some(text), None) => (text.clone(), "the timeline of [emulator]".to_owned()),
+            (None, Some(file)) => {
+                let file = self.folder.join(file);
+                let text = fs::read_to_string(&file);
+                let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+                (text, file.display().to_string())
+            }
+            (None, None) => return Ok(None),
         };
-        let file = self.folder.join(file);
-        let text = fs::read_to_string(&file);
-        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
         let timeline = Timeline::from_toml(&text);
-        Ok(Some(
-            timeline.with_context(|| format!("in {}", file.display()))?,
-        ))
+        Ok(Some(timeline.with_context(|| format!("in {place}"))?))
     }
 
-    fn command(
-        &self,
-        foretoken: &Path,
-        folder: &TempDir,
-        target: &Target,
-        emulator: &Emulator,
-    ) -> anyhow::Result<Command> {
+    fn command(&self, foretoken: &Path, places: &Places) -> anyhow::Result<Command> {
+        let folder = places.folder;
         let config = match (&self.server.config, &self.server.config_file) {
             (Some(_), Some(_)) => bail!("[server] has both `config` and `config_file`"),
             (Some(text), None) => text.clone(),
@@ -265,8 +353,9 @@ impl Scenario {
         let fill = |text: &str| {
             text.replace("{config}", &config_path.to_string())
                 .replace("{folder}", &folder.to_string())
-                .replace("{target}", &target.to_string())
-                .replace("{upstream}", &emulator.address().to_string())
+                .replace("{target}", &places.target.to_string())
+                .replace(ADMIN, &places.admin.to_string())
+                .replace("{upstream}", &places.upstream.to_string())
         };
         fs::write(&config_file, fill(&config))?;
         let [program, arguments @ ..] = self.server.command.as_slice() else {
@@ -291,7 +380,8 @@ impl Upstream {
             listen: self.listen.unwrap_or(base.listen),
             limits: self.limits,
             lifetime_s: life,
-            latency_ms: u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX),
+            latency_ms: millis(self.latency),
+            reissue_below: self.reissue_below.unwrap_or(base.reissue_below),
             ..base
         })
     }
@@ -302,9 +392,31 @@ impl Served {
     fn target(&self) -> anyhow::Result<Target> {
         match &self.target {
             Some(text) => text.parse().map_err(anyhow::Error::msg),
-            None => Ok(Target::Tcp(TcpListener::bind("127.0.0.1:0")?.local_addr()?)),
+            None => Ok(Target::Tcp(free_port()?)),
         }
     }
+
+    /// Whether its configuration says where.
+    fn tells_metrics(&self) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|text| text.contains(ADMIN))
+    }
+}
+
+impl SlowAsked {
+    fn slow(&self) -> Slow {
+        Slow {
+            name: self.name.clone(),
+            at: self.at,
+            links: self.links,
+            pause: self.pause,
+        }
+    }
+}
+
+fn free_port() -> std::io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 #[cfg(test)]

@@ -101,7 +101,13 @@ fn a_process_that_ends_is_followed_by_another_with_new_links() {
     let load = load(&results);
     let restarts = load["restarts"].as_u64().unwrap();
     assert!((2..=7).contains(&restarts), "{load}");
-    assert_eq!(load["links_opened"], 2 * (restarts + 2), "{load}");
+    // The last of them may have come too late to open any.
+    let links = load["links_opened"].as_u64().unwrap();
+    assert!(
+        (2 * restarts..=2 * (restarts + 2)).contains(&links),
+        "{load}"
+    );
+    assert!(links > 4, "more than those of the first: {load}");
 }
 
 #[test]
