@@ -9,8 +9,11 @@
 //! - `driver` starts the threads, and a `worker` is one: its `link`s, its `clock`, and the
 //!   `answer`s on them, each judged by `check`.
 //! - `outcome` counts what became of requests, `latency` how long they took.
+//! - `timeline` keeps a load in intervals, `story` what happened around it, `refreshes` what callers
+//!   felt of renewals; `processes` are clients of their own, `beside` the loads run `slow` ones.
 //! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
-//!   `report` is what comes out. A `scenario` has all of it in a file.
+//!   `report` is what comes out, `html` shows it. A `scenario` has all of it in a file, and what it is
+//!   to `expect`.
 
 #![allow(
     clippy::similar_names,
@@ -25,6 +28,7 @@ mod clock;
 mod driver;
 mod expect;
 mod heads;
+mod html;
 mod keys;
 mod latency;
 mod life;
@@ -47,6 +51,7 @@ mod worker;
 pub use driver::{Driven, Moment, drive};
 pub use expect::Expected;
 pub use heads::Client;
+pub use html::html;
 pub use latency::{Latency, Percentiles};
 pub use life::LifeLeft;
 pub use measure::{Around, Source, measure};

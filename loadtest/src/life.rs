@@ -57,9 +57,11 @@ impl Lives {
 
     /// Nothing if there was no right answer.
     pub(crate) fn told(&self) -> Option<LifeLeft> {
-        let at = |quantile| float(self.0.value_at_quantile(quantile)) / 1_000.0;
+        // None had less than is told: the lower edge of what is told apart.
+        let lower = |ms| float(self.0.lowest_equivalent(ms)) / 1_000.0;
+        let at = |quantile| lower(self.0.value_at_quantile(quantile));
         (!self.0.is_empty()).then(|| LifeLeft {
-            min: float(self.0.min()) / 1_000.0,
+            min: lower(self.0.min()),
             p1: at(0.01),
             p50: at(0.5),
         })

@@ -37,6 +37,7 @@ struct Options {
 enum Command {
     Run(Box<RunFlags>),
     Scenario(ScenarioFlags),
+    Html(HtmlFlags),
     /// What a load with processes starts; not for people.
     #[command(name = foretoken_load::CLIENT_COMMAND, hide = true)]
     Client,
@@ -63,10 +64,31 @@ struct ScenarioFlags {
     out: Option<PathBuf>,
 }
 
+/// Writes one page of results, of `run`, `scenario` or `compare`, for a browser
+///
+/// It has plots, and tables of all that they show; it loads nothing from anywhere and has no scripts.
+#[derive(Args)]
+struct HtmlFlags {
+    /// The results (JSON)
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+
+    /// The page
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
     let done = match Options::parse().command {
         Command::Run(flags) => run(&flags),
         Command::Scenario(flags) => scenario(&flags),
+        Command::Html(flags) => {
+            if let Err(error) = page(&flags) {
+                eprintln!("foretoken-load: {error:#}");
+                return ExitCode::FAILURE;
+            }
+            return ExitCode::SUCCESS;
+        }
         Command::Client => {
             if let Err(error) = foretoken_load::client() {
                 eprintln!(
@@ -149,6 +171,17 @@ fn scenario(flags: &ScenarioFlags) -> anyhow::Result<Report> {
     let report = report?;
     tell(&report, flags.out.as_deref())?;
     Ok(report)
+}
+
+fn page(flags: &HtmlFlags) -> anyhow::Result<()> {
+    let read = flags.results.iter().map(|file| {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+        let value = serde_json::from_str(&text).with_context(|| format!("in {name}"))?;
+        Ok((name, value))
+    });
+    let page = foretoken_load::html(&read.collect::<anyhow::Result<Vec<_>>>()?)?;
+    fs::write(&flags.out, page).with_context(|| format!("cannot write {}", flags.out.display()))
 }
 
 fn tell(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {

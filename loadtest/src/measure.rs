@@ -98,7 +98,8 @@ pub fn measure(
     });
     if let Some(within) = around.prime {
         let until = steady() + within;
-        for (_, plan) in loads {
+        // Who comes later comes as a newcomer.
+        for (_, plan) in loads.iter().filter(|(_, plan)| plan.after.is_zero()) {
             prime(plan, || steady() > until)?;
         }
     }
@@ -187,14 +188,9 @@ pub fn measure(
             around,
             played.as_ref(),
         ));
-        report.story = Story::new(
-            from_ms,
-            timeline.interval_ms(),
-            Some(&counts),
-            played.as_ref(),
-        );
+        report.story = Story::new(from_ms, Some(&counts), played.as_ref());
     } else {
-        report.story = Story::new(from_ms, timeline.interval_ms(), None, None);
+        report.story = Story::new(from_ms, None, None);
     }
     report.story.limit_per_s = limit_per_s;
     report.story.budget_per_s = around.budget_per_s;

@@ -287,7 +287,7 @@ impl Scenario {
         let mut restart_ms = None;
         if self.server.restart {
             let until = steady() + self.prime.unwrap_or_default();
-            for (_, plan) in &plans {
+            for (_, plan) in plans.iter().filter(|(_, plan)| plan.after.is_zero()) {
                 prime(plan, || steady() > until)?;
             }
             // What was last written is on the disk a second later.

@@ -12,8 +12,6 @@ pub struct Story {
     /// From when all times in the results count, in milliseconds since the Unix epoch: the first
     /// interval of a load.
     pub from_unix_ms: u64,
-    /// The width of the loads' intervals.
-    pub interval_ms: u64,
     /// The most calls a second that the emulator serves, if it has a limit and tells it.
     pub limit_per_s: Option<u64>,
     /// The most calls a second that the server is to make, as far as the scenario says.
@@ -98,15 +96,9 @@ impl Played<'_> {
 
 impl Story {
     /// `counts` are those of the emulator at the end; what was before `from_ms` is left out.
-    pub(crate) fn new(
-        from_ms: u64,
-        interval_ms: u64,
-        counts: Option<&Counts>,
-        played: Option<&Played>,
-    ) -> Self {
+    pub(crate) fn new(from_ms: u64, counts: Option<&Counts>, played: Option<&Played>) -> Self {
         let mut story = Self {
             from_unix_ms: from_ms,
-            interval_ms,
             phases: played.map_or_else(Vec::new, |played| played.spans(from_ms)),
             ..Self::default()
         };
@@ -157,7 +149,7 @@ mod tests {
                 .to_vec(),
             ..Counts::default()
         };
-        let story = Story::new(6_000, 100, Some(&counts), Some(&played));
+        let story = Story::new(6_000, Some(&counts), Some(&played));
         let [well, ill] = &story.phases[..] else {
             panic!("{story:?}");
         };

@@ -18,6 +18,11 @@ const UNIT: Duration = Duration::from_nanos(100);
 /// last one.
 const MAX_CELLS: u64 = 6_600;
 
+/// Requests in an interval, on average, for which a 99th percentile says something.
+const ENOUGH: u64 = 200;
+/// The widest intervals that are told.
+const WIDEST_MS: u64 = 1_000;
+
 /// The intervals of a load, empty ones between others included.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Timeline {
@@ -104,7 +109,7 @@ impl Timeline {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.interval_ms = other.interval_ms;
+        self.interval_ms = self.interval_ms.max(other.interval_ms);
         for (cell, number) in other.cells.iter().zip(other.first..) {
             // Before the first of one may lie many that the other has not.
             if !cell.waits.is_empty() {
@@ -124,10 +129,36 @@ impl Timeline {
         self.interval_ms
     }
 
-    /// As columns, the times as seconds since `from_ms`.
+    /// The intervals themselves, or two, five or ten of them together.
+    fn width_ms(&self) -> u64 {
+        let requests: u64 = self.cells().map(|(_, cell)| cell.waits.count()).sum();
+        let cells = self.cells().count() as u64;
+        let wide_enough = |times: &u64| requests * times >= ENOUGH * cells;
+        let wider = [1, 2, 5, 10].into_iter();
+        let mut wider = wider.filter(|times| *times == 1 || times * self.interval_ms <= WIDEST_MS);
+        let widest = wider.clone().last().unwrap_or(1);
+        wider.find(wide_enough).unwrap_or(widest) * self.interval_ms
+    }
+
+    /// As columns, the times as seconds since `from_ms`, in intervals in which there are enough
+    /// requests for a 99th percentile, but of a second at most.
     pub(crate) fn columns(&self, from_ms: u64) -> Columns {
-        let mut columns = Columns::default();
+        let width_ms = self.width_ms();
+        let mut columns = Columns {
+            interval_ms: width_ms,
+            ..Columns::default()
+        };
+        let mut wider = Self {
+            interval_ms: width_ms,
+            ..Self::default()
+        };
+        // They begin where all loads begin.
+        let offset_ms = from_ms.checked_rem(width_ms).unwrap_or(0);
         for (at_ms, cell) in self.cells() {
+            wider.cell((at_ms - offset_ms) / width_ms).merge(cell);
+        }
+        for (at_ms, cell) in wider.cells() {
+            let at_ms = at_ms + offset_ms;
             columns.at_s.push(since_s(at_ms, from_ms));
             columns.count.push(cell.waits.count());
             columns.p50_us.push(cell.waits.at(0.5));
@@ -144,6 +175,8 @@ impl Timeline {
 /// The intervals of a load, a column for each figure.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Columns {
+    /// The width of the intervals, in milliseconds.
+    pub interval_ms: u64,
     /// When it began: seconds since the timeline's `from_unix_ms`.
     pub at_s: Vec<f64>,
     /// Requests due in it.
@@ -259,8 +292,16 @@ mod tests {
         timeline.add(12_399, 7 * MS, Outcome::Refused(429));
         timeline.add(12_600, 900 * MS, Outcome::Failed(Failed::TimedOut));
         let columns = timeline.columns(12_000);
+        assert_eq!(columns.interval_ms, 1_000, "there are few");
+        assert_eq!(
+            (&columns.at_s[..], &columns.count[..]),
+            (&[0.0][..], &[3][..])
+        );
+        (0..400).for_each(|_| timeline.add(12_301, MS, Outcome::Right));
+        let columns = timeline.columns(12_000);
+        assert_eq!(columns.interval_ms, 100);
         assert_eq!(columns.at_s, [0.3, 0.6], "nothing was due between them");
-        assert_eq!(columns.count, [2, 1]);
+        assert_eq!(columns.count, [402, 1]);
         assert_eq!(
             (&columns.refused[..], &columns.failed[..]),
             (&[1, 0][..], &[0, 1][..])
@@ -276,8 +317,8 @@ mod tests {
         other.add(1_050, 9 * MS, Outcome::Right);
         let sent = serde_json::to_string(&other).unwrap();
         one.merge(&serde_json::from_str(&sent).unwrap());
-        let columns = one.columns(0);
-        assert_eq!((columns.at_s, columns.count), (vec![0.5, 1.0], vec![1, 2]));
+        let counts = one.cells().map(|(at_ms, cell)| (at_ms, cell.waits.count()));
+        assert_eq!(counts.collect::<Vec<_>>(), [(500, 1), (1_000, 2)]);
     }
 
     #[test]

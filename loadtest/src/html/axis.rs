@@ -38,7 +38,11 @@ impl Axis {
         let values = values.filter(|value| *value > 0.0);
         let least = values.clone().fold(f64::INFINITY, f64::min);
         let most = values.fold(0.0, f64::max);
-        let (least, most) = if most > 0.0 { (least, most) } else { (1.0, 10.0) };
+        let (least, most) = if most > 0.0 {
+            (least, most)
+        } else {
+            (1.0, 10.0)
+        };
         let from = DECADE.iter().rev().map(|it| it * decade(least));
         let from = from.into_iter().find(|it| *it <= least * 1.000_1);
         let to = DECADE.iter().map(|it| it * decade(most));
@@ -54,13 +58,7 @@ impl Axis {
         Self::new(Sort::Tail, 0.0, to.unwrap_or(99.999), "percentile", plain)
     }
 
-    fn new(
-        sort: Sort,
-        from: f64,
-        to: f64,
-        label: &'static str,
-        named: fn(f64) -> String,
-    ) -> Self {
+    fn new(sort: Sort, from: f64, to: f64, label: &'static str, named: fn(f64) -> String) -> Self {
         Self {
             from,
             to,
@@ -212,7 +210,10 @@ mod tests {
     use super::*;
 
     fn names(axis: &Axis) -> Vec<String> {
-        axis.ticks().into_iter().filter_map(|tick| tick.name).collect()
+        axis.ticks()
+            .into_iter()
+            .filter_map(|tick| tick.name)
+            .collect()
     }
 
     #[test]
@@ -227,14 +228,20 @@ mod tests {
         ] {
             assert_eq!(wait(us), text);
         }
-        assert_eq!((plain(1_234_567.5), plain(1_234.0)), ("1,234,567.5".into(), "1234".into()));
+        assert_eq!(
+            (plain(1_234_567.5), plain(1_234.0)),
+            ("1,234,567.5".into(), "1234".into())
+        );
     }
 
     #[test]
     fn a_log_axis_names_its_decades_and_holds_all_values() {
         let axis = Axis::log_of_waits([30.0, 2_300_000.0].into_iter()).between(100.0, 0.0);
         assert_eq!(names(&axis), ["100 µs", "1 ms", "10 ms", "100 ms", "1 s"]);
-        assert!((axis.place(20.0) - 100.0).abs() < 1e-6, "it begins at 20 µs");
+        assert!(
+            (axis.place(20.0) - 100.0).abs() < 1e-6,
+            "it begins at 20 µs"
+        );
         assert!(axis.place(5_000_000.0).abs() < 1e-6);
         assert!(axis.place(100.0) > axis.place(1_000.0));
         let nothing = Axis::log_of_waits([].into_iter());
@@ -245,13 +252,19 @@ mod tests {
     fn percentiles_lie_by_how_few_are_beyond() {
         let axis = Axis::tail(99.95).between(0.0, 400.0);
         assert_eq!(names(&axis), ["0", "50", "90", "99", "99.9", "99.99"]);
-        let steps = [axis.place(99.0) - axis.place(90.0), axis.place(99.9) - axis.place(99.0)];
+        let steps = [
+            axis.place(99.0) - axis.place(90.0),
+            axis.place(99.9) - axis.place(99.0),
+        ];
         assert!((steps[0] - 100.0).abs() < 1e-6 && (steps[1] - 100.0).abs() < 1e-6);
     }
 
     #[test]
     fn a_linear_axis_has_round_ticks() {
-        assert_eq!(names(&Axis::linear(0.0, 40.0, "s")), ["0", "5", "10", "15", "20", "25", "30", "35", "40"]);
+        assert_eq!(
+            names(&Axis::linear(0.0, 40.0, "s")),
+            ["0", "5", "10", "15", "20", "25", "30", "35", "40"]
+        );
         assert!(names(&Axis::linear(0.0, 145.0, "s")).len() <= 10);
     }
 }

@@ -9,7 +9,7 @@ use super::page::escaped;
 /// The paper, in the units of the plot; the page scales it.
 pub(super) const WIDTH: f64 = 860.0;
 const LEFT: f64 = 78.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 26.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 46.0;
 
@@ -46,7 +46,11 @@ impl Plot {
         let mut path = String::new();
         let mut last = f64::NEG_INFINITY;
         for (x, y) in points {
-            let pen = if x - last > gap { 'M' } else { 'L' };
+            let pen = if path.is_empty() || x - last > gap {
+                'M'
+            } else {
+                'L'
+            };
             let (at_x, at_y) = (self.x.place(*x), self.y.place(*y));
             let _ = write!(path, "{pen}{at_x:.1} {at_y:.1}");
             if pen == 'M' {
@@ -118,13 +122,33 @@ impl Plot {
 
     /// A mark on the lower edge.
     pub(super) fn mark(&mut self, class: &str, at: f64, says: &str) {
-        let x = self.x.place(at);
+        let (x, says) = (self.x.place(at), escaped(says));
         let (foot, _) = self.y.paper();
-        let says = escaped(says);
-        let (low, high) = (foot - 1.0, foot - 9.0);
         let _ = writeln!(
             self.drawn,
-            r#"<path class="{class}" d="M{x:.1} {low:.1}l-3.5 8h7z" transform="translate(0 1)"><title>{says}, mark at {high:.0}</title></path>"#
+            r#"<path class="{class}" d="M{x:.1} {:.1}l-4 8h8z"><title>{says}</title></path>"#,
+            foot - 8.0
+        );
+    }
+
+    /// A thin line from the lower to the upper edge, behind everything.
+    pub(super) fn upright(&mut self, class: &str, at: f64) {
+        let (x, (foot, top)) = (self.x.place(at), self.y.paper());
+        let _ = writeln!(
+            self.behind,
+            r#"<path class="upright {class}" d="M{x:.1} {foot:.1}V{top:.1}"/>"#
+        );
+    }
+
+    /// A bar on the upper edge, the longer the more, to a tenth of the height.
+    pub(super) fn tally(&mut self, class: &str, span: (f64, f64), count: f64, says: &str) {
+        let (left, right) = (self.x.place(span.0), self.x.place(span.1));
+        let (foot, top) = self.y.paper();
+        let height = (foot - top) * (0.02 + 0.02 * count.max(1.0).log10()).min(0.1);
+        let (width, says) = ((right - left).max(1.2), escaped(says));
+        let _ = writeln!(
+            self.drawn,
+            r#"<rect class="{class}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"><title>{says}</title></rect>"#
         );
     }
 
@@ -152,7 +176,10 @@ impl Plot {
         for Tick { at, name } in self.y.ticks() {
             let y = self.y.place(at);
             let class = if name.is_some() { "grid" } else { "grid minor" };
-            let _ = write!(svg, r#"<path class="{class}" d="M{left:.1} {y:.1}H{right:.1}"/>"#);
+            let _ = write!(
+                svg,
+                r#"<path class="{class}" d="M{left:.1} {y:.1}H{right:.1}"/>"#
+            );
             if let Some(name) = name {
                 let (x, y) = (left - 7.0, y + 4.0);
                 let _ = writeln!(
@@ -163,7 +190,10 @@ impl Plot {
         }
         for Tick { at, name } in self.x.ticks() {
             let x = self.x.place(at);
-            let _ = write!(svg, r#"<path class="grid" d="M{x:.1} {foot:.1}V{top:.1}"/>"#);
+            let _ = write!(
+                svg,
+                r#"<path class="grid" d="M{x:.1} {foot:.1}V{top:.1}"/>"#
+            );
             if let Some(name) = name {
                 let y = foot + 18.0;
                 let _ = writeln!(
@@ -198,7 +228,10 @@ impl Plot {
 
 /// About how wide a text is in the small type of a plot.
 pub(super) fn text_width(text: &str) -> f64 {
-    text.chars().count().try_into().map_or(0.0, |count: u32| 6.4 * f64::from(count))
+    text.chars()
+        .count()
+        .try_into()
+        .map_or(0.0, |count: u32| 6.4 * f64::from(count))
 }
 
 /// As much of a name as there is room for.
@@ -216,16 +249,29 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_in_the_frame_and_names_are_text() {
-        let (x, y) = (Axis::linear(0.0, 10.0, "seconds"), Axis::linear(0.0, 5.0, "calls"));
+        let (x, y) = (
+            Axis::linear(0.0, 10.0, "seconds"),
+            Axis::linear(0.0, 5.0, "calls"),
+        );
         let mut plot = Plot::new("A <title>", "about", x, y, 300.0);
         plot.line("one", &[(0.0, 1.0), (1.0, 2.0), (9.0, 99.0)], 2.0);
         plot.band("bad", 2.0, 8.0, "an <outage>");
         plot.legend("one", "p50 & more");
         let svg = plot.svg();
-        assert!(!svg.contains("<outage>") && svg.contains("an &lt;outage&gt;"), "{svg}");
+        assert!(
+            !svg.contains("<outage>") && svg.contains("an &lt;outage&gt;"),
+            "{svg}"
+        );
         assert!(svg.contains("p50 &amp; more"));
         let path = svg.lines().find(|line| line.contains("line one")).unwrap();
-        assert_eq!(path.matches('M').count(), 2, "a gap breaks the line: {path}");
-        assert!(path.contains(&format!(" {TOP:.1}")), "beyond the end lies at it: {path}");
+        assert_eq!(
+            path.matches('M').count(),
+            2,
+            "a gap breaks the line: {path}"
+        );
+        assert!(
+            path.contains(&format!(" {TOP:.1}")),
+            "beyond the end lies at it: {path}"
+        );
     }
 }
