@@ -20,8 +20,9 @@ const MAX_CELLS: u64 = 6_600;
 
 /// Requests in an interval, on average, for which a 99th percentile says something.
 const ENOUGH: u64 = 200;
-/// The widest intervals that are told.
+/// The widest intervals that are told, and how many there are at least, if there were so many.
 const WIDEST_MS: u64 = 1_000;
+const FEWEST: u64 = 20;
 
 /// The intervals of a load, empty ones between others included.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -135,13 +136,14 @@ impl Timeline {
         let cells = self.cells().count() as u64;
         let wide_enough = |times: &u64| requests * times >= ENOUGH * cells;
         let wider = [1, 2, 5, 10].into_iter();
-        let mut wider = wider.filter(|times| *times == 1 || times * self.interval_ms <= WIDEST_MS);
+        let fits = |times: u64| times * self.interval_ms <= WIDEST_MS && cells >= FEWEST * times;
+        let mut wider = wider.filter(|times| *times == 1 || fits(*times));
         let widest = wider.clone().last().unwrap_or(1);
         wider.find(wide_enough).unwrap_or(widest) * self.interval_ms
     }
 
     /// As columns, the times as seconds since `from_ms`, in intervals in which there are enough
-    /// requests for a 99th percentile, but of a second at most.
+    /// requests for a 99th percentile, as far as that leaves some intervals.
     pub(crate) fn columns(&self, from_ms: u64) -> Columns {
         let width_ms = self.width_ms();
         let mut columns = Columns {
@@ -292,21 +294,34 @@ mod tests {
         timeline.add(12_399, 7 * MS, Outcome::Refused(429));
         timeline.add(12_600, 900 * MS, Outcome::Failed(Failed::TimedOut));
         let columns = timeline.columns(12_000);
-        assert_eq!(columns.interval_ms, 1_000, "there are few");
-        assert_eq!(
-            (&columns.at_s[..], &columns.count[..]),
-            (&[0.0][..], &[3][..])
-        );
-        (0..400).for_each(|_| timeline.add(12_301, MS, Outcome::Right));
-        let columns = timeline.columns(12_000);
         assert_eq!(columns.interval_ms, 100);
         assert_eq!(columns.at_s, [0.3, 0.6], "nothing was due between them");
-        assert_eq!(columns.count, [402, 1]);
+        assert_eq!(columns.count, [2, 1]);
         assert_eq!(
             (&columns.refused[..], &columns.failed[..]),
             (&[1, 0][..], &[0, 1][..])
         );
         assert!((columns.max_us[0] - 7_000.0).abs() < 70.0, "{columns:?}");
+    }
+
+    #[test]
+    fn intervals_of_few_requests_are_told_together() {
+        let mut timeline = Timeline::new(100 * MS);
+        for at_ms in (7_300..17_300).step_by(100) {
+            timeline.add(at_ms, MS, Outcome::Right);
+            timeline.add(at_ms + 50, 3 * MS, Outcome::Refused(503));
+        }
+        let columns = timeline.columns(7_300);
+        assert_eq!(columns.interval_ms, 500, "a second would leave ten of them");
+        assert_eq!((columns.at_s.len(), columns.at_s[1]), (20, 0.5));
+        assert!(
+            columns.count.iter().all(|count| *count == 10),
+            "{columns:?}"
+        );
+        assert!(
+            columns.refused.iter().all(|count| *count == 5),
+            "{columns:?}"
+        );
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn one(page: &mut Page, results: &Results, workload: &Workload) {
                 .map(|server| server.rounds.len())
                 .max();
             let caption = format!(
-                "{base} = 1. Bars are the median of {}, whiskers the least and the most, by ratios within one round.",
+                "{base} = 1. Bars are the median of {}, whiskers the least and the most, by ratios within one round. Blue is better than {base}, orange worse.",
                 match rounds.unwrap_or(0) {
                     1 => "one round".to_owned(),
                     count => format!("{count} rounds"),
