@@ -55,7 +55,7 @@ impl<'scope> Beside<'scope> {
             Ok(slow.told(counts))
         });
         let told = told.collect::<anyhow::Result<_>>()?;
-        let looks = self.looks.map(|looks| looks.join());
+        let looks = self.looks.map(ScopedJoinHandle::join);
         Ok((
             told,
             looks.map(|it| it.expect("a thread that does not panic")),

@@ -55,7 +55,7 @@ impl Now {
         let then = Duration::from_micros(unix_us);
         match then.checked_sub(self.unix) {
             Some(ahead) => self.steady.checked_add(ahead),
-            None => self.steady.checked_sub(self.unix - then),
+            None => self.steady.checked_sub(self.unix.saturating_sub(then)),
         }
     }
 

@@ -29,6 +29,7 @@ mod driver;
 mod expect;
 mod heads;
 mod html;
+mod idle;
 mod keys;
 mod latency;
 mod life;

@@ -9,16 +9,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use foretoken_emulator::{Counts, Emulator, Scenario};
 
-use crate::ask::{Asker, emulator_counts, prime};
+use crate::ask::{emulator_counts, prime};
 use crate::beside::Beside;
 use crate::clock::{Now, steady};
 use crate::driver::{Driven, Moment, drive};
+use crate::idle::IdleLinks;
 use crate::plan::Plan;
 use crate::process::{Usage, allow_many_files};
 use crate::refreshes::{Refreshes, Seen, Span};
-use crate::report::{
-    ClientUse, Idle, Load, Report, ServerUse, Upstream, each, float, rounded, seconds,
-};
+use crate::report::{ClientUse, Load, Report, ServerUse, Upstream, each, seconds};
 use crate::slow::Slow;
 use crate::story::{Played, Story};
 use crate::timeline::{Timeline, millis};
@@ -63,6 +62,16 @@ impl Source<'_> {
         match self {
             Self::At(address) => emulator_counts(address),
             Self::Here(emulator) => Ok(emulator.counts()),
+        }
+    }
+
+    /// The most token calls that it serves in a second, if it tells.
+    fn limit_per_s(self) -> Option<u64> {
+        match self {
+            Self::At(_) => None,
+            Self::Here(emulator) => Some(emulator.tuning().limits.requests_per_s)
+                .filter(|limit| *limit > 0)
+                .map(u64::from),
         }
     }
 }
@@ -139,11 +148,6 @@ pub fn measure(
         anyhow::Ok((driven?, beside))
     })?;
     let (slow, seen) = beside;
-    let limit_per_s = match around.upstream {
-        Some(Source::Here(emulator)) => Some(u64::from(emulator.tuning().limits.requests_per_s)),
-        _ => None,
-    };
-    let limit_per_s = limit_per_s.filter(|limit| *limit > 0);
     let began = began.into_inner().expect("nobody panicked with it");
     let began = began.context("no load began")??;
     let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
@@ -166,34 +170,18 @@ pub fn measure(
         },
     );
     if let (Some(pid), Some(before), Some(after)) = (around.pid, began.server, server) {
-        let cpu_us = after.cpu_us.saturating_sub(before.cpu_us);
-        report.server = Some(ServerUse {
-            pid,
-            cpu_s: seconds(cpu_us),
-            cpu_us_per_request: each(cpu_us, requests),
-            rss_before_kib: before.rss_kib,
-            rss_after_kib: after.rss_kib,
-            rss_peak_kib: after.rss_peak_kib,
-            pss_after_kib: after.pss_kib,
-        });
+        report.server = Some(ServerUse::between(pid, &before, &after, requests));
     }
     report.idle = idle.map(|idle| idle.close(around)).transpose()?;
-    if let (Some(source), Some(before)) = (around.upstream, upstream_before) {
-        let counts = source.counts()?;
-        report.upstream = Some(Upstream::between(&before, &counts));
-        report.refreshes = Some(refreshes(
-            &timeline,
-            &counts,
-            seen.as_deref(),
-            around,
-            played.as_ref(),
-        ));
-        report.story = Story::new(from_ms, Some(&counts), played.as_ref());
-    } else {
-        report.story = Story::new(from_ms, None, None);
-    }
-    report.story.limit_per_s = limit_per_s;
+    let counts = around.upstream.map(Source::counts).transpose()?;
+    report.story = Story::new(from_ms, counts.as_ref(), played.as_ref());
+    report.story.limit_per_s = around.upstream.and_then(Source::limit_per_s);
     report.story.budget_per_s = around.budget_per_s;
+    if let (Some(before), Some(counts)) = (upstream_before, counts) {
+        report.upstream = Some(Upstream::between(&before, &counts));
+        let seen = seen.as_deref();
+        report.refreshes = Some(refreshes(&timeline, &counts, seen, around, played.as_ref()));
+    }
     report.slow = slow;
     Ok(report)
 }
@@ -221,6 +209,21 @@ fn refreshes(
     Refreshes::new(millis(around.window), timeline, counts, seen, &spans)
 }
 
+impl ServerUse {
+    fn between(pid: u32, before: &Usage, after: &Usage, requests: u64) -> Self {
+        let cpu_us = after.cpu_us.saturating_sub(before.cpu_us);
+        Self {
+            pid,
+            cpu_s: seconds(cpu_us),
+            cpu_us_per_request: each(cpu_us, requests),
+            rss_before_kib: before.rss_kib,
+            rss_after_kib: after.rss_kib,
+            rss_peak_kib: after.rss_peak_kib,
+            pss_after_kib: after.pss_kib,
+        }
+    }
+}
+
 impl Upstream {
     fn between(before: &Counts, after: &Counts) -> Self {
         let since = |count: fn(&Counts) -> u64| count(after).saturating_sub(count(before));
@@ -232,57 +235,5 @@ impl Upstream {
             peak_per_s: after.peak_rate_per_s,
             peak_at_once: after.peak_concurrency,
         }
-    }
-}
-
-/// Open links that wait for nothing.
-struct IdleLinks {
-    links: Vec<Asker>,
-    before_kib: u64,
-    with_kib: u64,
-}
-
-impl IdleLinks {
-    /// From no link to memory to report: how long a server may take to notice that links are gone.
-    const NOTICE: Duration = Duration::from_millis(500);
-
-    fn open(loads: &[(String, Plan)], around: &Around) -> anyhow::Result<Option<Self>> {
-        let Some((_, plan)) = loads.first().filter(|_| around.idle > 0) else {
-            return Ok(None);
-        };
-        let pid = around
-            .pid
-            .context("idle links are measured at a server whose process is known")?;
-        let asked = || -> anyhow::Result<Asker> {
-            let mut link = Asker::open(&plan.target)?;
-            link.token(&plan.target, 0, plan.keys)?;
-            Ok(link)
-        };
-        // What a server makes for its first link is not what each costs.
-        drop(asked()?);
-        let before_kib = Usage::read(pid)?.memory_kib();
-        let links = (0..around.idle).map(|_| asked());
-        let links = links.collect::<anyhow::Result<_>>()?;
-        Ok(Some(Self {
-            links,
-            before_kib,
-            with_kib: Usage::read(pid)?.memory_kib(),
-        }))
-    }
-
-    fn close(self, around: &Around) -> anyhow::Result<Idle> {
-        let links = self.links.len();
-        drop(self.links);
-        thread::sleep(Self::NOTICE);
-        let after = around.pid.map(Usage::read).transpose()?;
-        Ok(Idle {
-            links,
-            before_kib: self.before_kib,
-            with_kib: self.with_kib,
-            kib_per_link: rounded(
-                (float(self.with_kib) - float(self.before_kib)) / float(links as u64),
-            ),
-            after_close_kib: after.unwrap_or_default().memory_kib(),
-        })
     }
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{self, Read};
@@ -88,11 +88,10 @@ impl Slow {
             let pause = Some(self.pause.max(Duration::from_millis(1)));
             stream.set_read_timeout(pause)?;
             stream.set_write_timeout(pause)?;
-            let done = match self.at {
+            match self.at {
                 SlowAt::Sending => client.send_slowly(&stream, over),
                 SlowAt::Reading => client.read_slowly(&stream, self.pause, over),
-            };
-            done.with_context(|| self.name.clone())?;
+            }
         }
         Ok(client.counts)
     }
@@ -119,7 +118,7 @@ struct One {
 
 impl One {
     /// One request on a link of its own.
-    fn send_slowly(&mut self, mut stream: &TcpStream, over: &AtomicBool) -> anyhow::Result<()> {
+    fn send_slowly(&mut self, mut stream: &TcpStream, over: &AtomicBool) {
         self.asked_at = steady();
         self.part.clear();
         let mut buffer = [0; 16 * 1024];
@@ -131,36 +130,30 @@ impl One {
                 sent += 1;
             } else if steady() > *until.get_or_insert(steady() + PATIENCE) {
                 self.counts.add(Outcome::Failed(Failed::TimedOut));
-                return Ok(());
+                return;
             }
             match stream.read(&mut buffer) {
                 Ok(0) => {
                     self.counts.add(Outcome::Failed(Failed::Closed));
-                    return Ok(());
+                    return;
                 }
                 Ok(read) => {
                     self.part.extend_from_slice(&buffer[..read]);
                     if self.take() > 0 {
-                        return Ok(());
+                        return;
                     }
                 }
                 Err(error) if waits(&error) => {}
                 Err(_) => {
                     self.counts.add(Outcome::Failed(Failed::Closed));
-                    return Ok(());
+                    return;
                 }
             }
         }
-        Ok(())
     }
 
     /// Until the server closes the link, or it is over.
-    fn read_slowly(
-        &mut self,
-        mut stream: &TcpStream,
-        pause: Duration,
-        over: &AtomicBool,
-    ) -> anyhow::Result<()> {
+    fn read_slowly(&mut self, mut stream: &TcpStream, pause: Duration, over: &AtomicBool) {
         self.asked_at = steady();
         self.part.clear();
         let all = self.head.repeat(UNREAD);
@@ -187,7 +180,6 @@ impl One {
         if !over.load(Ordering::Relaxed) {
             self.counts.add(Outcome::Failed(Failed::Closed));
         }
-        Ok(())
     }
 
     /// Judges the answers that are whole, and says how many there were.

@@ -35,7 +35,7 @@ pub(crate) struct Timeline {
 }
 
 /// One interval.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Cell {
     pub refused: u64,
     pub wrong: u64,
@@ -135,11 +135,11 @@ impl Timeline {
         let requests: u64 = self.cells().map(|(_, cell)| cell.waits.count()).sum();
         let cells = self.cells().count() as u64;
         let wide_enough = |times: &u64| requests * times >= ENOUGH * cells;
-        let wider = [1, 2, 5, 10].into_iter();
         let fits = |times: u64| times * self.interval_ms <= WIDEST_MS && cells >= FEWEST * times;
-        let mut wider = wider.filter(|times| *times == 1 || fits(*times));
-        let widest = wider.clone().last().unwrap_or(1);
-        wider.find(wide_enough).unwrap_or(widest) * self.interval_ms
+        let wider = [1, 2, 5, 10].into_iter();
+        let wider: Vec<_> = wider.filter(|times| *times == 1 || fits(*times)).collect();
+        let found = wider.iter().find(|times| wide_enough(times));
+        found.or(wider.last()).unwrap_or(&1) * self.interval_ms
     }
 
     /// As columns, the times as seconds since `from_ms`, in intervals in which there are enough
@@ -203,17 +203,6 @@ pub(crate) fn since_s(at_ms: u64, from_ms: u64) -> f64 {
         float(at_ms - from_ms) / 1_000.0
     } else {
         -float(from_ms - at_ms) / 1_000.0
-    }
-}
-
-impl Default for Cell {
-    fn default() -> Self {
-        Self {
-            refused: 0,
-            wrong: 0,
-            failed: 0,
-            waits: Waits::default(),
-        }
     }
 }
 

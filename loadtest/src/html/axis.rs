@@ -128,12 +128,12 @@ impl Axis {
         let mut ticks = Vec::new();
         let mut base = decade(self.from);
         while base <= self.to * 1.001 {
-            for step in DECADE {
+            for (nth, step) in DECADE.into_iter().enumerate() {
                 let at = base * step;
                 if at < self.from * 0.999 || at > self.to * 1.001 {
                     continue;
                 }
-                let is_named = step == 1.0 || decades < 2.1;
+                let is_named = nth == 0 || decades < 2.1;
                 ticks.push(Tick {
                     at,
                     name: is_named.then(|| (self.named)(at)),

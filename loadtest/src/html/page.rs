@@ -31,10 +31,14 @@ impl Page {
     /// Begins the part of one result; `verdict` is the class of its badge.
     pub(super) fn part(&mut self, name: &str, verdict: &'static str, about: &str) {
         let id = format!("part-{}", self.contents.len() + 1);
-        let (name, about) = (escaped(name), escaped(about));
+        let name = escaped(name);
+        let about = match about {
+            "" => String::new(),
+            about => format!(r#"<p class="about">{}</p>"#, escaped(about)),
+        };
         let _ = writeln!(
             self.body,
-            r#"<section id="{id}"><h2>{name} <span class="badge {verdict}">{verdict}</span></h2><p class="about">{about}</p>"#
+            r#"<section id="{id}"><h2>{name} <span class="badge {verdict}">{verdict}</span></h2>{about}"#
         );
         self.contents.push((id, name, verdict));
     }

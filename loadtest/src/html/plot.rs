@@ -114,7 +114,7 @@ impl Plot {
         let (full, shown) = (escaped(name), escaped(&short(name, width)));
         let _ = writeln!(
             self.behind,
-            r#"<rect class="band {class}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"><title>{full}</title></rect><text class="note" x="{:.1}" y="{:.1}">{shown}</text>"#,
+            r#"<rect class="band {class}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"><title>{full}</title></rect><path class="grid" d="M{left:.1} {foot:.1}V{top:.1}"/><text class="note" x="{:.1}" y="{:.1}">{shown}</text>"#,
             left + 4.0,
             top + 13.0,
         );
@@ -140,11 +140,12 @@ impl Plot {
         );
     }
 
-    /// A bar on the upper edge, the longer the more, to a tenth of the height.
+    /// A bar above the upper edge, the higher the more, as far as there is room.
     pub(super) fn tally(&mut self, class: &str, span: (f64, f64), count: f64, says: &str) {
         let (left, right) = (self.x.place(span.0), self.x.place(span.1));
-        let (foot, top) = self.y.paper();
-        let height = (foot - top) * (0.02 + 0.02 * count.max(1.0).log10()).min(0.1);
+        let (_, edge) = self.y.paper();
+        let height = (3.0 + 2.0 * count.max(1.0).log10()).min(9.0);
+        let top = edge - height;
         let (width, says) = ((right - left).max(1.2), escaped(says));
         let _ = writeln!(
             self.drawn,
@@ -202,7 +203,7 @@ impl Plot {
                 );
             }
         }
-        let (middle, below) = ((left + right) / 2.0, foot + 37.0);
+        let (middle, below) = (f64::midpoint(left, right), foot + 37.0);
         let _ = writeln!(
             svg,
             r#"<path class="edge" d="M{left:.1} {top:.1}V{foot:.1}H{right:.1}"/><text class="label" x="{middle:.1}" y="{below:.1}" text-anchor="middle">{}</text><text class="label" transform="translate(14 {:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
@@ -236,11 +237,18 @@ pub(super) fn text_width(text: &str) -> f64 {
 
 /// As much of a name as there is room for.
 fn short(name: &str, width: f64) -> String {
-    if text_width(name) + 8.0 <= width {
-        name.to_owned()
-    } else {
-        String::new()
+    let fits = |text: &str| text_width(text) + 8.0 <= width;
+    if fits(name) {
+        return name.to_owned();
     }
+    let mut cut: String = name.to_owned();
+    while cut.pop().is_some() {
+        let shown = format!("{}…", cut.trim_end());
+        if cut.chars().count() >= 3 && fits(&shown) {
+            return shown;
+        }
+    }
+    String::new()
 }
 
 #[cfg(test)]

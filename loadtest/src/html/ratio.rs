@@ -106,18 +106,17 @@ impl Panel {
         }
         for ((name, ratio), nth) in servers.iter().zip(&self.ratios).zip(0_u32..) {
             let y = TOP + ROW * (f64::from(nth) + 0.5);
-            match ratio {
-                Some(ratio) => self.bar(svg, ratio, y, &place),
-                None => {
-                    let says = if *name == base { "= 1" } else { "not measured" };
-                    let _ = writeln!(
-                        svg,
-                        r#"<text class="note" x="{:.1}" y="{:.1}">{says}</text>"#,
-                        place(1.0) + 6.0,
-                        y + 4.0
-                    );
-                }
+            if let Some(ratio) = ratio {
+                self.bar(svg, ratio, y, &place);
+                continue;
             }
+            let says = if *name == base { "= 1" } else { "not measured" };
+            let _ = writeln!(
+                svg,
+                r#"<text class="note" x="{:.1}" y="{:.1}">{says}</text>"#,
+                place(1.0) + 6.0,
+                y + 4.0
+            );
         }
         let _ = writeln!(
             svg,
