@@ -43,10 +43,12 @@ mod processes;
 mod refreshes;
 mod report;
 mod scenario;
+mod scenario_file;
 mod slow;
 mod span;
 mod story;
 mod timeline;
+mod waits;
 mod worker;
 
 pub use driver::{Driven, Moment, drive};

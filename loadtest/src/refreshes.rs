@@ -7,7 +7,8 @@ use foretoken_emulator::Counts;
 use serde::Serialize;
 
 use crate::report::{float, rounded};
-use crate::timeline::{Timeline, Waits};
+use crate::timeline::Timeline;
+use crate::waits::Waits;
 
 /// What refreshes were like, in all and in each phase of the emulator's scenario.
 #[derive(Debug, Clone, Serialize)]

@@ -1,17 +1,16 @@
 //! A scenario: a server, the emulator behind it, what happens upstream, and several loads at once.
 //! The README describes the file.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use foretoken_emulator::{Emulator, Limits, Scenario as Timeline, Settings};
-use serde::{Deserialize, Deserializer};
+use foretoken_emulator::Scenario as Timeline;
+use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::ask::prime;
@@ -23,12 +22,11 @@ use crate::measure::{Around, Source, measure};
 use crate::plan::{Keep, Length, Pace, Plan, Target};
 use crate::process::Server;
 use crate::report::Report;
-use crate::slow::{Slow, SlowAt};
-use crate::span::span;
+use crate::scenario_file::{
+    Asked, Served, SlowAsked, Upstream, free_port, perhaps_spanned, spanned,
+};
 use crate::timeline::millis;
 
-/// Where the server is to tell its metrics.
-const ADMIN: &str = "{admin}";
 /// How long a server has to write down what it has before it is started anew.
 const SETTLES: Duration = Duration::from_millis(2_500);
 /// Around a call upstream, to either side.
@@ -70,105 +68,6 @@ pub struct Scenario {
     /// Where the files lie that it names.
     #[serde(skip)]
     folder: PathBuf,
-}
-
-/// `[emulator]`: upstream, in this process.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Upstream {
-    listen: Option<SocketAddr>,
-    #[serde(default)]
-    limits: Limits,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    lifetime: Option<Duration>,
-    #[serde(default, deserialize_with = "spanned")]
-    latency: Duration,
-    /// At or below which share of its life a token is replaced.
-    reissue_below: Option<f64>,
-    /// The text of a scenario of the emulator's, which begins before the first request, or the file
-    /// with it.
-    timeline: Option<String>,
-    timeline_file: Option<PathBuf>,
-}
-
-/// `[server]`: what is asked.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Served {
-    command: Vec<String>,
-    /// The text of its configuration, or the file with it.
-    config: Option<String>,
-    config_file: Option<PathBuf>,
-    target: Option<String>,
-    /// Whether it is started anew once the keys have tokens.
-    #[serde(default)]
-    restart: bool,
-    #[serde(default)]
-    cpus: Vec<usize>,
-}
-
-/// `[[load]]`: some of the callers.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    name: String,
-    rate: Option<u32>,
-    #[serde(default = "one")]
-    links: usize,
-    #[serde(default)]
-    connect_each: bool,
-    #[serde(default = "one")]
-    pipeline: usize,
-    #[serde(default)]
-    clients: BTreeMap<String, u32>,
-    #[serde(default = "one")]
-    keys: usize,
-    #[serde(default)]
-    skew: f64,
-    /// In place of the scenario's `duration`.
-    requests: Option<u64>,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    think: Option<Duration>,
-    #[serde(default)]
-    processes: usize,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    restart_every: Option<Duration>,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    timeout: Option<Duration>,
-    #[serde(default = "one")]
-    threads: usize,
-    #[serde(default)]
-    cpus: Vec<usize>,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default, deserialize_with = "spanned")]
-    after: Duration,
-    #[serde(default)]
-    expect: Expect,
-}
-
-/// `[[slow]]`: clients that are slow on purpose.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SlowAsked {
-    name: String,
-    at: SlowAt,
-    #[serde(default = "one")]
-    links: usize,
-    #[serde(deserialize_with = "spanned")]
-    pause: Duration,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
-}
-
-fn perhaps_spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    spanned(from).map(Some)
 }
 
 /// What the placeholders in command and configuration stand for.
@@ -354,7 +253,7 @@ impl Scenario {
             text.replace("{config}", &config_path.to_string())
                 .replace("{folder}", &folder.to_string())
                 .replace("{target}", &places.target.to_string())
-                .replace(ADMIN, &places.admin.to_string())
+                .replace(Served::ADMIN, &places.admin.to_string())
                 .replace("{upstream}", &places.upstream.to_string())
         };
         fs::write(&config_file, fill(&config))?;
@@ -370,53 +269,6 @@ impl Scenario {
         command.env("STATE_DIRECTORY", folder.to_string());
         Ok(command)
     }
-}
-
-impl Upstream {
-    fn start(&self) -> std::io::Result<Emulator> {
-        let base = Settings::default();
-        let life = self.lifetime.map_or(base.lifetime_s, |life| life.as_secs());
-        Emulator::start(Settings {
-            listen: self.listen.unwrap_or(base.listen),
-            limits: self.limits,
-            lifetime_s: life,
-            latency_ms: millis(self.latency),
-            reissue_below: self.reissue_below.unwrap_or(base.reissue_below),
-            ..base
-        })
-    }
-}
-
-impl Served {
-    /// Without one, a port that is free now.
-    fn target(&self) -> anyhow::Result<Target> {
-        match &self.target {
-            Some(text) => text.parse().map_err(anyhow::Error::msg),
-            None => Ok(Target::Tcp(free_port()?)),
-        }
-    }
-
-    /// Whether its configuration says where.
-    fn tells_metrics(&self) -> bool {
-        self.config
-            .as_ref()
-            .is_some_and(|text| text.contains(ADMIN))
-    }
-}
-
-impl SlowAsked {
-    fn slow(&self) -> Slow {
-        Slow {
-            name: self.name.clone(),
-            at: self.at,
-            links: self.links,
-            pause: self.pause,
-        }
-    }
-}
-
-fn free_port() -> std::io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 #[cfg(test)]
