@@ -84,12 +84,10 @@ impl Slow {
                 continue;
             };
             stream.set_nodelay(true)?;
-            // A read that waits for so long is the pause, and hears what comes meanwhile.
-            let pause = Some(self.pause.max(Duration::from_millis(1)));
-            stream.set_read_timeout(pause)?;
-            stream.set_write_timeout(pause)?;
+            // The pause is slept: what a socket waits for is counted in coarser ticks.
+            stream.set_nonblocking(true)?;
             match self.at {
-                SlowAt::Sending => client.send_slowly(&stream, over),
+                SlowAt::Sending => client.send_slowly(&stream, self.pause, over),
                 SlowAt::Reading => client.read_slowly(&stream, self.pause, over),
             }
         }
@@ -118,7 +116,7 @@ struct One {
 
 impl One {
     /// One request on a link of its own.
-    fn send_slowly(&mut self, mut stream: &TcpStream, over: &AtomicBool) {
+    fn send_slowly(&mut self, mut stream: &TcpStream, pause: Duration, over: &AtomicBool) {
         self.asked_at = steady();
         self.part.clear();
         let mut buffer = [0; 16 * 1024];
@@ -132,6 +130,7 @@ impl One {
                 self.counts.add(Outcome::Failed(Failed::TimedOut));
                 return;
             }
+            std::thread::sleep(pause);
             match stream.read(&mut buffer) {
                 Ok(0) => {
                     self.counts.add(Outcome::Failed(Failed::Closed));
@@ -139,7 +138,7 @@ impl One {
                 }
                 Ok(read) => {
                     self.part.extend_from_slice(&buffer[..read]);
-                    if self.take() > 0 {
+                    if self.take().is_none_or(|answers| answers > 0) {
                         return;
                     }
                 }
@@ -166,12 +165,14 @@ impl One {
                     Err(_) => break,
                 }
             }
+            std::thread::sleep(pause);
             match stream.read(&mut byte) {
                 Ok(0) => break,
                 Ok(_) => {
                     self.part.push(byte[0]);
-                    self.take();
-                    std::thread::sleep(pause);
+                    if self.take().is_none() {
+                        return;
+                    }
                 }
                 Err(error) if waits(&error) => {}
                 Err(_) => break,
@@ -182,15 +183,15 @@ impl One {
         }
     }
 
-    /// Judges the answers that are whole, and says how many there were.
-    fn take(&mut self) -> usize {
+    /// Judges the answers that are whole, and says how many there were; nothing if what came is none.
+    fn take(&mut self) -> Option<usize> {
         let mut taken = 0;
         loop {
             let answer = match answer::read(&self.part) {
-                Read::Part => return taken,
+                Read::Part => return Some(taken),
                 Read::Bad => {
                     self.counts.add(Outcome::Failed(Failed::NotHttp));
-                    return taken + 1;
+                    return None;
                 }
                 Read::Whole(answer) => answer,
             };
