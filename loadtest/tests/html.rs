@@ -97,7 +97,7 @@ fn the_page_holds_plots_with_content_and_all_figures_as_text() {
         "nginx-return = 1.",
         "haproxy (it failed: &lt;no port&gt;)",
         ">8.86<",
-        "5.2 (5 to 5.7)",
+        ">5.2<small>5–5.7</small>",
     ] {
         assert!(page.contains(text), "{text}");
     }

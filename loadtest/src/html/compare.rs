@@ -272,7 +272,7 @@ fn figures(page: &mut Page, results: &Results, workload: &Workload) {
         Some(row)
     });
     page.table(
-        "Median (least to most).",
+        "Medians, and below them the least and the most.",
         &columns,
         &rows.collect::<Vec<_>>(),
     );
@@ -287,5 +287,5 @@ fn told(spread: Spread) -> String {
     if short(min) == short(max) {
         return short(median);
     }
-    format!("{} ({} to {})", short(median), short(min), short(max))
+    format!("{}\n{}–{}", short(median), short(min), short(max))
 }

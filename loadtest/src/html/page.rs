@@ -72,7 +72,8 @@ impl Page {
         );
     }
 
-    /// A table. A cell that begins with `!` is marked as bad, one with `+` as good.
+    /// A table. A cell that begins with `!` is marked as bad, one with `+` as good; what stands on a
+    /// second line is set small.
     pub(super) fn table(&mut self, caption: &str, columns: &[(&str, Set)], rows: &[Vec<String>]) {
         let mut html = format!(
             "<div class=\"wide\"><table><caption>{}</caption><thead><tr>",
@@ -103,7 +104,12 @@ impl Page {
                 let set = class(*set);
                 let tag = if at == 0 { "th scope=\"row\"" } else { "td" };
                 let end = if at == 0 { "th" } else { "td" };
-                let text = marked_up(text);
+                let text = match text.split_once('\n') {
+                    Some((text, below)) => {
+                        format!("{}<small>{}</small>", marked_up(text), marked_up(below))
+                    }
+                    None => marked_up(text),
+                };
                 let _ = write!(html, "<{tag} class=\"{set}{mark}\">{text}</{end}>");
             }
             html += "</tr>\n";
