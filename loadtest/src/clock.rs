@@ -42,6 +42,19 @@ impl Now {
         millis(self.unix)
     }
 
+    /// What the wall clock said at an earlier moment, if it was not set since.
+    pub(crate) fn unix_ms_at(self, then: Instant) -> u64 {
+        let ago = self.steady.saturating_duration_since(then);
+        millis(self.unix.saturating_sub(ago))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The wall clock's time of other moments, as processes tell each other.
+impl Now {
     /// What the wall clock said or will say at another moment, in microseconds.
     pub(crate) fn unix_us_of(self, then: Instant) -> u64 {
         let ahead = then.saturating_duration_since(self.steady);
@@ -58,16 +71,6 @@ impl Now {
             None => self.steady.checked_sub(self.unix.saturating_sub(then)),
         }
     }
-
-    /// What the wall clock said at an earlier moment, if it was not set since.
-    pub(crate) fn unix_ms_at(self, then: Instant) -> u64 {
-        let ago = self.steady.saturating_duration_since(then);
-        millis(self.unix.saturating_sub(ago))
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Wakes a poll at a given moment, as exactly as the kernel can: a poll's own timeout is counted

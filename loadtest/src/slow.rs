@@ -19,6 +19,8 @@ use crate::plan::Target;
 
 /// Requests that a slow reader has on its way: more answers than the kernel keeps for it.
 const UNREAD: usize = 4_000;
+/// After so many bytes a slow reader looks whether they are an answer.
+const LOOK_BYTES: usize = 256;
 /// How long an answer to a head that was sent slowly is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -170,7 +172,8 @@ impl One {
                 Ok(0) => break,
                 Ok(_) => {
                     self.part.push(byte[0]);
-                    if self.take().is_none() {
+                    let looks = self.part.len().is_multiple_of(LOOK_BYTES);
+                    if looks && self.take().is_none() {
                         return;
                     }
                 }
