@@ -196,7 +196,7 @@ pub(crate) fn join_all(
 impl Driven {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
-            timeline: Timeline::new(plan.interval),
+            timeline: Timeline::new(plan.interval, plan.lasts()),
             ..Self::default()
         }
     }

@@ -169,6 +169,15 @@ impl Plan {
     /// The shortest life of a client process: to start one takes some hundredths of a second.
     const MIN_RESTART: Duration = Duration::from_millis(100);
 
+    /// How long requests are begun, warm-up included, if that is a time.
+    #[must_use]
+    pub(crate) fn lasts(&self) -> Option<Duration> {
+        match self.length {
+            Length::For(length) => Some(self.warm_up + length),
+            Length::Requests(_) => None,
+        }
+    }
+
     /// Threads of all processes.
     #[must_use]
     pub(crate) fn workers(&self) -> usize {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Now, steady};
 use crate::driver::{Driven, HEAD_START, Moment, Part, Shared, drive_part, join_all};
-use crate::plan::{Length, Plan};
+use crate::plan::Plan;
 use crate::process::{Usage, allow_many_files};
 
 /// The command under which this program is a client.
@@ -94,7 +94,7 @@ impl Place<'_> {
             driven.merge(&life);
             driven.took = driven.took.max(life.took);
             before = self.done.load(Ordering::Relaxed);
-            let is_over = |at| self.ends().is_none_or(|ends| at >= ends);
+            let is_over = |at| self.plan.lasts().is_none_or(|ends| at >= ends);
             let Some(every) = self
                 .plan
                 .restart_every
@@ -118,13 +118,6 @@ impl Place<'_> {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let every = self.plan.restart_every?;
         Some(every * (count(self.number) + 1) / count(self.plan.processes))
-    }
-
-    fn ends(&self) -> Option<Duration> {
-        match self.plan.length {
-            Length::For(length) => Some(self.plan.warm_up + length),
-            Length::Requests(_) => None,
-        }
     }
 }
 

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn requests_around_a_call_are_told_apart_from_the_rest() {
-        let mut timeline = Timeline::new(Duration::from_millis(100));
+        let mut timeline = Timeline::new(Duration::from_millis(100), None);
         for at_ms in (10_000..20_000).step_by(100) {
             // Slow while the call of 15.0 to 15.5 s is under way.
             let slow = (15_000..15_500).contains(&at_ms);

@@ -12,9 +12,9 @@ use crate::outcome::Outcome;
 use crate::report::float;
 use crate::waits::Waits;
 
-/// Most intervals of one load: eleven minutes of tenths of a second. What is later counts in the
-/// last one.
-const MAX_CELLS: u64 = 6_600;
+/// Most intervals of one load: five minutes of tenths of a second, some 10 KB each. Those of a longer
+/// load are wider; what is later than it was to last counts in the last one.
+const MAX_CELLS: u64 = 3_000;
 
 /// Requests in an interval, on average, for which a 99th percentile says something.
 const ENOUGH: u64 = 200;
@@ -64,9 +64,14 @@ impl Dater {
 }
 
 impl Timeline {
-    pub(crate) fn new(interval: Duration) -> Self {
+    /// For a load that lasts about so long, if that is known.
+    pub(crate) fn new(interval: Duration, lasts: Option<Duration>) -> Self {
+        let interval_ms = millis(interval);
+        // Whole multiples, so that those of several loads lie over each other.
+        let all = millis(lasts.unwrap_or_default()).checked_div(interval_ms);
+        let times = all.map_or(1, |all| all.div_ceil(MAX_CELLS - 1).max(1));
         Self {
-            interval_ms: millis(interval),
+            interval_ms: interval_ms * times,
             ..Self::default()
         }
     }
@@ -103,12 +108,13 @@ impl Timeline {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.interval_ms = self.interval_ms.max(other.interval_ms);
-        for (cell, number) in other.cells.iter().zip(other.first..) {
-            // Before the first of one may lie many that the other has not.
-            if !cell.waits.is_empty() {
-                self.cell(number).merge(cell);
-            }
+        if self.interval_ms < other.interval_ms {
+            let narrow = std::mem::take(self);
+            self.interval_ms = other.interval_ms;
+            self.merge(&narrow);
+        }
+        for (at_ms, cell) in other.cells() {
+            self.cell(at_ms / self.interval_ms).merge(cell);
         }
     }
 
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_in_the_interval_in_which_it_was_due() {
-        let mut timeline = Timeline::new(100 * MS);
+        let mut timeline = Timeline::new(100 * MS, None);
         timeline.add(12_345, 5 * MS, Outcome::Right);
         timeline.add(12_399, 7 * MS, Outcome::Refused(429));
         timeline.add(12_600, 900 * MS, Outcome::Failed(Failed::TimedOut));
@@ -238,7 +244,7 @@ mod tests {
 
     #[test]
     fn intervals_of_few_requests_are_told_together() {
-        let mut timeline = Timeline::new(100 * MS);
+        let mut timeline = Timeline::new(100 * MS, None);
         for at_ms in (7_300..17_300).step_by(100) {
             timeline.add(at_ms, MS, Outcome::Right);
             timeline.add(at_ms + 50, 3 * MS, Outcome::Refused(503));
@@ -258,7 +264,7 @@ mod tests {
 
     #[test]
     fn timelines_of_two_processes_lie_over_each_other() {
-        let (mut one, mut other) = (Timeline::new(100 * MS), Timeline::new(100 * MS));
+        let (mut one, mut other) = (Timeline::new(100 * MS, None), Timeline::new(100 * MS, None));
         one.add(1_000, MS, Outcome::Right);
         other.add(500, MS, Outcome::Right);
         other.add(1_050, 9 * MS, Outcome::Right);
@@ -269,8 +275,30 @@ mod tests {
     }
 
     #[test]
+    fn intervals_of_a_long_load_are_wider() {
+        let width_ms = |minutes| {
+            let lasts = Duration::from_mins(minutes);
+            Timeline::new(100 * MS, Some(lasts)).interval_ms()
+        };
+        assert_eq!([1, 4, 10, 60].map(width_ms), [100, 100, 300, 1_300]);
+    }
+
+    #[test]
+    fn narrow_intervals_are_counted_in_wide_ones() {
+        let (mut narrow, mut wide) = (Timeline::new(100 * MS, None), Timeline::new(300 * MS, None));
+        narrow.add(900, MS, Outcome::Right);
+        narrow.add(1_150, MS, Outcome::Right);
+        wide.add(1_000, MS, Outcome::Right);
+        for (mut one, other) in [(narrow.clone(), &wide), (wide.clone(), &narrow)] {
+            one.merge(other);
+            let counts = one.cells().map(|(at_ms, cell)| (at_ms, cell.waits.count()));
+            assert_eq!(counts.collect::<Vec<_>>(), [(900, 3)]);
+        }
+    }
+
+    #[test]
     fn without_a_width_nothing_is_kept() {
-        let mut timeline = Timeline::new(Duration::ZERO);
+        let mut timeline = Timeline::new(Duration::ZERO, None);
         timeline.add(1, MS, Outcome::Right);
         assert_eq!(timeline.cells().count(), 0);
     }
