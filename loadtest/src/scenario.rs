@@ -27,6 +27,8 @@ use crate::scenario_file::{
 };
 use crate::timeline::millis;
 
+/// In a configuration: where the server is to tell its metrics.
+const ADMIN: &str = "{admin}";
 /// How long a server has to write down what it has before it is started anew.
 const SETTLES: Duration = Duration::from_millis(2_500);
 /// Around a call upstream, to either side.
@@ -204,7 +206,7 @@ impl Scenario {
             prime: self.prime.filter(|_| !self.server.restart),
             timeline,
             slow: self.slow.iter().map(SlowAsked::slow).collect(),
-            admin: self.server.tells_metrics().then_some(admin),
+            admin: self.config()?.contains(ADMIN).then_some(admin),
             window: self.window.unwrap_or(WINDOW),
             budget_per_s: self.budget_per_s,
         };
@@ -235,9 +237,9 @@ impl Scenario {
         Ok(Some(timeline.with_context(|| format!("in {place}"))?))
     }
 
-    fn command(&self, foretoken: &Path, places: &Places) -> anyhow::Result<Command> {
-        let folder = places.folder;
-        let config = match (&self.server.config, &self.server.config_file) {
+    /// The server's configuration, as it is written.
+    fn config(&self) -> anyhow::Result<String> {
+        Ok(match (&self.server.config, &self.server.config_file) {
             (Some(_), Some(_)) => bail!("[server] has both `config` and `config_file`"),
             (Some(text), None) => text.clone(),
             (None, Some(file)) => {
@@ -246,14 +248,19 @@ impl Scenario {
                 text.with_context(|| format!("cannot read {}", file.display()))?
             }
             (None, None) => String::new(),
-        };
+        })
+    }
+
+    fn command(&self, foretoken: &Path, places: &Places) -> anyhow::Result<Command> {
+        let folder = places.folder;
+        let config = self.config()?;
         let config_file = folder.path().join("server.conf");
         let (folder, config_path) = (folder.path().display(), config_file.display());
         let fill = |text: &str| {
             text.replace("{config}", &config_path.to_string())
                 .replace("{folder}", &folder.to_string())
                 .replace("{target}", &places.target.to_string())
-                .replace(Served::ADMIN, &places.admin.to_string())
+                .replace(ADMIN, &places.admin.to_string())
                 .replace("{upstream}", &places.upstream.to_string())
         };
         fs::write(&config_file, fill(&config))?;

@@ -131,22 +131,12 @@ impl Upstream {
 }
 
 impl Served {
-    /// In a configuration: where the server is to tell its metrics.
-    pub(crate) const ADMIN: &str = "{admin}";
-
     /// Without one, a port that is free now.
     pub(crate) fn target(&self) -> anyhow::Result<Target> {
         match &self.target {
             Some(text) => text.parse().map_err(anyhow::Error::msg),
             None => Ok(Target::Tcp(free_port()?)),
         }
-    }
-
-    /// Whether its configuration says where.
-    pub(crate) fn tells_metrics(&self) -> bool {
-        self.config
-            .as_ref()
-            .is_some_and(|text| text.contains(Self::ADMIN))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{self, Read};
@@ -17,8 +18,10 @@ use crate::keys::resource;
 use crate::outcome::{Counts, Failed, Outcome};
 use crate::plan::Target;
 
-/// Requests that a slow reader has on its way: more answers than the kernel keeps for it.
-const UNREAD: usize = 4_000;
+/// Requests that a slow reader has on its way: more answers than the kernel keeps for it, which is told
+/// to keep little. They are work for a server too, so that there are no more of them.
+const UNREAD: usize = 1_000;
+const UNREAD_BYTES: usize = 4 * 1024;
 /// After so many bytes a slow reader looks whether they are an answer.
 const LOOK_BYTES: usize = 256;
 /// How long an answer to a head that was sent slowly is waited for.
@@ -30,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum SlowAt {
     /// A byte of the head, a pause, the next byte.
     Sending,
-    /// Thousands of requests at once, and then a byte of the answers, a pause, the next byte.
+    /// A thousand requests at once, and then a byte of the answers, a pause, the next byte.
     Reading,
 }
 
@@ -90,7 +93,10 @@ impl Slow {
             stream.set_nonblocking(true)?;
             match self.at {
                 SlowAt::Sending => client.send_slowly(&stream, self.pause, over),
-                SlowAt::Reading => client.read_slowly(&stream, self.pause, over),
+                SlowAt::Reading => {
+                    set_socket_recv_buffer_size(&stream, UNREAD_BYTES)?;
+                    client.read_slowly(&stream, self.pause, over);
+                }
             }
         }
         Ok(client.counts)

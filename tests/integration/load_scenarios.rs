@@ -62,11 +62,11 @@ fn a_load_does_not_notice_slow_clients() {
     let changes = [
         ("\"20s\"", "\"8s\""),
         ("rate = 2000", "rate = 200"),
-        ("links = 150", "links = 20"),
+        ("links = 60", "links = 20"),
         ("links = 100", "links = 10"),
-        ("links = 50", "links = 4"),
+        ("links = 40", "links = 4"),
         (
-            "slow_right = { at_least = 150 }",
+            "slow_right = { at_least = 60 }",
             "slow_right = { at_least = 10 }",
         ),
     ];

@@ -157,7 +157,7 @@ pub(super) fn upstream(page: &mut Page, run: &Run) {
     };
     page.heading("Calls upstream");
     let seconds = &story.upstream;
-    if !seconds.at_s.is_empty() && sums.calls > 0 {
+    if !story.calls_at_s.is_empty() {
         let ends_s = ends_s(run);
         let most = seconds.calls.iter().copied().max().unwrap_or(0);
         let levels = [story.limit_per_s, story.budget_per_s];

@@ -129,12 +129,11 @@ fn loads(page: &mut Page, run: &Run) {
         .filter_map(|load| Some((load, load.life_left_s.as_ref()?)));
     let rows: Vec<_> = lives
         .map(|(load, left)| {
-            let seconds = |s: f64| format!("{} s", plain((s * 10.0).round() / 10.0));
             vec![
                 load.name.clone(),
-                seconds(left.min),
-                seconds(left.p1),
-                seconds(left.p50),
+                life(left.min),
+                life(left.p1),
+                life(left.p50),
             ]
         })
         .collect();
@@ -151,6 +150,15 @@ fn loads(page: &mut Page, run: &Run) {
             &rows,
         );
     }
+}
+
+fn life(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        s if s >= 7_200.0 => (s / 3_600.0, "h"),
+        s if s >= 120.0 => (s / 60.0, "min"),
+        s => (s, "s"),
+    };
+    format!("{} {unit}", plain((value * 10.0).round() / 10.0))
 }
 
 fn bad(count: u64) -> String {
