@@ -53,7 +53,7 @@ impl Asker {
     }
 
     /// The status and body of the answer to this request.
-    fn ask(&mut self, request: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
+    pub(crate) fn ask(&mut self, request: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
         self.stream.write_all(request)?;
         self.buffer.clear();
         let mut piece = [0; 16 * 1024];

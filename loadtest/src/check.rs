@@ -47,6 +47,11 @@ impl Checker {
         Self { resources, known }
     }
 
+    /// When the token of the last right answer for this key ends, by the wall clock in seconds.
+    pub(crate) fn ends_s(&self, key: usize) -> Option<u64> {
+        self.known[key].as_ref().map(|known| known.ends_s)
+    }
+
     /// Judges the answer to a request for this key.
     pub(crate) fn judge(&mut self, key: usize, status: u16, body: &[u8], when: Between) -> Outcome {
         if status != 200 {

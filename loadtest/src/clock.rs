@@ -62,6 +62,26 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The wall clock's time of other moments, as processes tell each other.
+impl Now {
+    /// What the wall clock said or will say at another moment, in microseconds.
+    pub(crate) fn unix_us_of(self, then: Instant) -> u64 {
+        let ahead = then.saturating_duration_since(self.steady);
+        let ago = self.steady.saturating_duration_since(then);
+        let unix = (self.unix + ahead).saturating_sub(ago);
+        u64::try_from(unix.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment at which the wall clock says so; nothing if this machine did not run then.
+    pub(crate) fn at_unix_us(self, unix_us: u64) -> Option<Instant> {
+        let then = Duration::from_micros(unix_us);
+        match then.checked_sub(self.unix) {
+            Some(ahead) => self.steady.checked_add(ahead),
+            None => self.steady.checked_sub(self.unix.saturating_sub(then)),
+        }
+    }
+}
+
 /// Wakes a poll at a given moment, as exactly as the kernel can: a poll's own timeout is counted
 /// in whole milliseconds, in which a thread should send twenty requests.
 pub(crate) struct Timer {

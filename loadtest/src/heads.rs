@@ -11,6 +11,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::plan::Target;
@@ -65,7 +66,7 @@ const REQUEST_ID_BYTES: usize = 36;
 const FIXED: [usize; 6] = [8, 13, 14, 18, 19, 23];
 
 /// A client of which a head was recorded. The default is the current Python SDK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Client(usize);
 
 impl Client {

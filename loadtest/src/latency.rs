@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest wait told apart from longer ones.
 const LONGEST: Duration = Duration::from_hours(1);
 
 /// Waits of any length, each within a thousandth.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Latency(Histogram<u64>);
 
 /// What is told of them, in microseconds.
@@ -39,6 +40,25 @@ impl Default for Latency {
     }
 }
 
+impl From<Vec<(u64, u64)>> for Latency {
+    fn from(counted: Vec<(u64, u64)>) -> Self {
+        let mut latency = Self::default();
+        for (value, count) in counted {
+            latency.0.saturating_record_n(value, count);
+        }
+        latency
+    }
+}
+
+impl From<Latency> for Vec<(u64, u64)> {
+    fn from(latency: Latency) -> Self {
+        let counted = latency.0.iter_recorded();
+        counted
+            .map(|it| (it.value_iterated_to(), it.count_at_value()))
+            .collect()
+    }
+}
+
 impl Latency {
     pub(crate) fn record(&mut self, wait: Duration) {
         self.0.saturating_record(nanos(wait));
@@ -52,6 +72,20 @@ impl Latency {
     #[must_use]
     pub fn at_least(&self, wait: Duration) -> u64 {
         self.0.count_between(nanos(wait), u64::MAX)
+    }
+
+    /// Percentiles and the microseconds that so many do not exceed, as far as there are enough waits
+    /// to tell them apart.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        const CURVE: [f64; 14] = [
+            0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99, 99.999,
+        ];
+        let told = CURVE.iter().filter(|percent| {
+            crate::report::float(self.0.len()) * (100.0 - **percent) >= 100.0 * (1.0 - 1e-6)
+        });
+        told.map(|percent| (*percent, micros(self.0.value_at_quantile(percent / 100.0))))
+            .collect()
     }
 
     /// What is told of them.

@@ -9,8 +9,11 @@
 //! - `driver` starts the threads, and a `worker` is one: its `link`s, its `clock`, and the
 //!   `answer`s on them, each judged by `check`.
 //! - `outcome` counts what became of requests, `latency` how long they took.
+//! - `timeline` keeps a load in intervals, `story` what happened around it, `refreshes` what callers
+//!   felt of renewals; `processes` are clients of their own, `beside` the loads run `slow` ones.
 //! - `measure` puts loads together with the server's `process`, and `ask`s before and after;
-//!   `report` is what comes out. A `scenario` has all of it in a file.
+//!   `report` is what comes out, `html` shows it. A `scenario` has all of it in a file, and what it is
+//!   to `expect`.
 //! - `compare` sets servers side by side; `peer` has those that it brings itself.
 
 #![allow(
@@ -20,13 +23,18 @@
 
 mod answer;
 mod ask;
+mod beside;
 mod check;
 mod clock;
 pub mod compare;
 mod driver;
+mod expect;
 mod heads;
+mod html;
+mod idle;
 mod keys;
 mod latency;
+mod life;
 mod link;
 mod measure;
 mod outcome;
@@ -34,19 +42,34 @@ mod pace;
 mod peer;
 mod plan;
 mod process;
+mod processes;
+mod refreshes;
 mod report;
 mod scenario;
+mod scenario_file;
+mod slow;
 mod span;
+mod story;
+mod timeline;
+mod waits;
 mod worker;
 
 pub use driver::{Driven, Moment, drive};
+pub use expect::Expected;
 pub use heads::Client;
+pub use html::html;
 pub use latency::{Latency, Percentiles};
+pub use life::LifeLeft;
 pub use measure::{Around, Source, measure};
 pub use outcome::{Counts, Failed, Outcome, Wrong};
 pub use peer::{Own, hyper_version};
 pub use plan::{Keep, Length, Pace, Plan, Target};
 pub use process::Server;
+pub use processes::{COMMAND as CLIENT_COMMAND, client};
+pub use refreshes::{Felt, Lag, PhaseRefreshes, Refreshes};
 pub use report::{ClientUse, Idle, Load, Planned, Report, ServerUse, Upstream};
 pub use scenario::Scenario;
+pub use slow::{Slow, SlowAt, SlowUse};
 pub use span::span;
+pub use story::{PhaseSpan, Seconds, Story};
+pub use timeline::Columns;

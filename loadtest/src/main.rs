@@ -26,6 +26,9 @@ use crate::run_flags::RunFlags;
 /// the command line.
 const WRONG: u8 = 3;
 
+/// The exit code if a scenario did not come to what its file expects.
+const UNEXPECTED: u8 = 4;
+
 /// Asks managed identity endpoints for tokens as real clients do, checks every answer, and tells
 /// how long they took.
 #[derive(Parser)]
@@ -43,6 +46,10 @@ enum Command {
     /// A server that `compare` brings itself
     #[command(subcommand, hide = true)]
     Peer(PeerCommand),
+    Html(HtmlFlags),
+    /// What a load with processes starts; not for people.
+    #[command(name = foretoken_load::CLIENT_COMMAND, hide = true)]
+    Client,
     /// Lists the clients whose requests can be sent
     Clients,
 }
@@ -50,7 +57,7 @@ enum Command {
 /// Plays a scenario: an emulator, a server in front of it, and several loads at once
 ///
 /// The file is described in loadtest/README.md; some lie in loadtest/loads. Prints the results as
-/// `run` does, and ends as it does.
+/// `run` does, and ends as it does; with 4 if a count is not what the file expects.
 #[derive(Args)]
 struct ScenarioFlags {
     /// The scenario (TOML)
@@ -66,31 +73,66 @@ struct ScenarioFlags {
     out: Option<PathBuf>,
 }
 
+/// Writes one page of results, of `run`, `scenario` or `compare`, for a browser
+///
+/// It has plots, and tables of all that they show; it loads nothing from anywhere and has no scripts.
+#[derive(Args)]
+struct HtmlFlags {
+    /// The results (JSON)
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+
+    /// The page
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
     let done = match Options::parse().command {
-        Command::Run(flags) => run(&flags).map(|report| report.wrong()),
-        Command::Scenario(flags) => scenario(&flags).map(|report| report.wrong()),
-        Command::Compare(flags) => side_by_side(&flags),
-        Command::Peer(PeerCommand::Limit(flags)) => flags.serve(Own::Limit).map(|()| 0),
-        Command::Peer(PeerCommand::Hyper(flags)) => flags.serve(Own::Hyper).map(|()| 0),
-        Command::Peer(PeerCommand::Version) => {
-            println!("hyper {}", hyper_version());
-            Ok(0)
-        }
+        Command::Run(flags) => run(&flags).map(|report| verdict(&report)),
+        Command::Scenario(flags) => scenario(&flags).map(|report| verdict(&report)),
+        Command::Compare(flags) => side_by_side(&flags).map(of_wrong),
+        Command::Peer(command) => peer(&command).map(|()| ExitCode::SUCCESS),
+        Command::Html(flags) => page(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Client => foretoken_load::client().map(|()| ExitCode::SUCCESS),
         Command::Clients => {
             for client in Client::all() {
                 // Nobody may read that any more.
                 let _ = writeln!(io::stdout(), "{}", client.name());
             }
-            return ExitCode::SUCCESS;
+            Ok(ExitCode::SUCCESS)
         }
     };
-    match done {
-        Ok(wrong) if wrong > 0 => ExitCode::from(WRONG),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("foretoken-load: {error:#}");
-            ExitCode::FAILURE
+    done.unwrap_or_else(|error| {
+        eprintln!("foretoken-load: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn verdict(report: &Report) -> ExitCode {
+    let names: Vec<_> = report.broken().map(|it| &*it.name).collect();
+    if report.wrong() == 0 && !names.is_empty() {
+        eprintln!("foretoken-load: not as expected: {}", names.join(", "));
+        return ExitCode::from(UNEXPECTED);
+    }
+    of_wrong(report.wrong())
+}
+
+fn of_wrong(answers: u64) -> ExitCode {
+    if answers > 0 {
+        ExitCode::from(WRONG)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn peer(command: &PeerCommand) -> anyhow::Result<()> {
+    match command {
+        PeerCommand::Limit(flags) => flags.serve(Own::Limit),
+        PeerCommand::Hyper(flags) => flags.serve(Own::Hyper),
+        PeerCommand::Version => {
+            println!("hyper {}", hyper_version());
+            Ok(())
         }
     }
 }
@@ -111,7 +153,9 @@ fn run(flags: &RunFlags) -> anyhow::Result<Report> {
         upstream: flags.emulator.map(Source::At),
         idle: flags.idle,
         prime: flags.prime,
-        timeline: None,
+        window: flags.window,
+        admin: flags.admin,
+        ..Around::default()
     };
     let loads = [("run".to_owned(), plan)];
     let progress = Progress::new(loads.iter().map(|(_, plan)| plan));
@@ -156,6 +200,17 @@ fn side_by_side(flags: &CompareFlags) -> anyhow::Result<u64> {
     }
     io::stdout().write_all(results.table().as_bytes())?;
     Ok(results.wrong())
+}
+
+fn page(flags: &HtmlFlags) -> anyhow::Result<()> {
+    let read = flags.results.iter().map(|file| {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+        let value = serde_json::from_str(&text).with_context(|| format!("in {name}"))?;
+        Ok((name, value))
+    });
+    let page = foretoken_load::html(&read.collect::<anyhow::Result<Vec<_>>>()?)?;
+    fs::write(&flags.out, page).with_context(|| format!("cannot write {}", flags.out.display()))
 }
 
 fn tell(report: &Report, out: Option<&Path>) -> anyhow::Result<()> {

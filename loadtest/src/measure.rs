@@ -2,20 +2,25 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use foretoken_emulator::{Counts, Emulator, Scenario};
 
-use crate::ask::{Asker, emulator_counts, prime};
-use crate::clock::steady;
+use crate::ask::{emulator_counts, prime};
+use crate::beside::Beside;
+use crate::clock::{Now, steady};
 use crate::driver::{Driven, Moment, drive};
+use crate::idle::IdleLinks;
 use crate::plan::Plan;
 use crate::process::{Usage, allow_many_files};
-use crate::report::{
-    ClientUse, Idle, Load, Report, ServerUse, Upstream, each, float, rounded, seconds,
-};
+use crate::refreshes::{Refreshes, Seen, Span};
+use crate::report::{ClientUse, Load, Report, ServerUse, Upstream, each, seconds};
+use crate::slow::Slow;
+use crate::story::{Played, Story};
+use crate::timeline::{Timeline, millis};
 
 /// What is measured, and done before, around one or more loads.
 #[derive(Default)]
@@ -33,6 +38,14 @@ pub struct Around<'a> {
     /// What happens upstream, in an emulator in this process. It begins before the first request, so
     /// that the first tokens too have the life that it gives.
     pub timeline: Option<Scenario>,
+    /// Clients that are slow on purpose, at the first load's target.
+    pub slow: Vec<Slow>,
+    /// Where the server tells its metrics, if it is a Foretoken: for the lag of its renewals.
+    pub admin: Option<SocketAddr>,
+    /// How long before and after a call upstream requests count as around it.
+    pub window: Duration,
+    /// The most calls a second that the server is to make, for the results.
+    pub budget_per_s: Option<u64>,
 }
 
 /// An emulator that tells its counts.
@@ -49,6 +62,16 @@ impl Source<'_> {
         match self {
             Self::At(address) => emulator_counts(address),
             Self::Here(emulator) => Ok(emulator.counts()),
+        }
+    }
+
+    /// The most token calls that it serves in a second, if it tells.
+    fn limit_per_s(self) -> Option<u64> {
+        match self {
+            Self::At(_) => None,
+            Self::Here(emulator) => Some(emulator.tuning().limits.requests_per_s)
+                .filter(|limit| *limit > 0)
+                .map(u64::from),
         }
     }
 }
@@ -78,9 +101,14 @@ pub fn measure(
     if let (Some(Source::Here(emulator)), Some(timeline)) = (around.upstream, &around.timeline) {
         emulator.play(timeline.clone());
     }
+    let played = around.timeline.as_ref().map(|scenario| Played {
+        scenario,
+        began_ms: Now::read().unix_ms(),
+    });
     if let Some(within) = around.prime {
         let until = steady() + within;
-        for (_, plan) in loads {
+        // Who comes later comes as a newcomer.
+        for (_, plan) in loads.iter().filter(|(_, plan)| plan.after.is_zero()) {
             prime(plan, || steady() > until)?;
         }
     }
@@ -96,8 +124,11 @@ pub fn measure(
             })
         });
     };
-    let driven = thread::scope(|scope| {
+    let over = AtomicBool::new(false);
+    let (driven, beside) = thread::scope(|scope| {
         let (begins, watch) = (&begins, &watch);
+        let target = &loads.first().context("there is no load")?.1.target;
+        let beside = Beside::start(scope, &around.slow, target, around.admin, &over);
         let all = loads.iter().enumerate().map(|(number, (_, plan))| {
             scope.spawn(move || {
                 drive(plan, |moment| {
@@ -109,20 +140,28 @@ pub fn measure(
             })
         });
         let all: Vec<_> = all.collect();
-        all.into_iter()
-            .map(|one| one.join().expect("a load that does not panic"))
-            .collect::<anyhow::Result<Vec<Driven>>>()
+        let all = all.into_iter();
+        let all = all.map(|one| one.join().expect("a load that does not panic"));
+        let driven = all.collect::<anyhow::Result<Vec<Driven>>>();
+        over.store(true, Ordering::Relaxed);
+        let beside = beside?.end()?;
+        anyhow::Ok((driven?, beside))
     })?;
+    let (slow, seen) = beside;
     let began = began.into_inner().expect("nobody panicked with it");
     let began = began.context("no load began")??;
     let (server, client_us) = (use_of_server()?, Usage::own_cpu_us()?);
 
+    let elsewhere_cpu_us: u64 = driven.iter().map(|one| one.elsewhere_cpu_us).sum();
+    let mut timeline = Timeline::default();
+    driven.iter().for_each(|one| timeline.merge(&one.timeline));
+    let from_ms = timeline.cells().next().map_or(0, |(at_ms, _)| at_ms);
     let loads = loads.iter().zip(driven);
     let loads: Vec<_> = loads
-        .map(|((name, plan), driven)| Load::new(name, plan, driven))
+        .map(|((name, plan), driven)| Load::new(name, plan, driven, from_ms))
         .collect();
     let requests = loads.iter().map(|load| load.requests).sum();
-    let cpu_us = client_us.saturating_sub(began.client_us);
+    let cpu_us = client_us.saturating_sub(began.client_us) + elsewhere_cpu_us;
     let mut report = Report::new(
         loads,
         ClientUse {
@@ -131,8 +170,49 @@ pub fn measure(
         },
     );
     if let (Some(pid), Some(before), Some(after)) = (around.pid, began.server, server) {
+        report.server = Some(ServerUse::between(pid, &before, &after, requests));
+    }
+    report.idle = idle.map(|idle| idle.close(around)).transpose()?;
+    let counts = around.upstream.map(Source::counts).transpose()?;
+    report.story = Story::new(from_ms, counts.as_ref(), played.as_ref());
+    report.story.limit_per_s = around.upstream.and_then(Source::limit_per_s);
+    report.story.budget_per_s = around.budget_per_s;
+    if let (Some(before), Some(counts)) = (upstream_before, counts) {
+        report.upstream = Some(Upstream::between(&before, &counts));
+        let seen = seen.as_deref();
+        report.refreshes = Some(refreshes(&timeline, &counts, seen, around, played.as_ref()));
+    }
+    report.slow = slow;
+    Ok(report)
+}
+
+/// In the whole of the loads, and in each phase.
+fn refreshes(
+    timeline: &Timeline,
+    counts: &Counts,
+    seen: Option<&[Seen]>,
+    around: &Around,
+    played: Option<&Played>,
+) -> Refreshes {
+    let from_ms = timeline.cells().next().map_or(0, |(at_ms, _)| at_ms);
+    let to_ms = Now::read().unix_ms();
+    let mut spans = vec![Span {
+        name: "all",
+        time_ms: from_ms..to_ms,
+    }];
+    for (name, began_ms, ended_ms) in played.map(Played::phases).into_iter().flatten() {
+        spans.push(Span {
+            name,
+            time_ms: began_ms.max(from_ms)..ended_ms.unwrap_or(to_ms).min(to_ms),
+        });
+    }
+    Refreshes::new(millis(around.window), timeline, counts, seen, &spans)
+}
+
+impl ServerUse {
+    fn between(pid: u32, before: &Usage, after: &Usage, requests: u64) -> Self {
         let cpu_us = after.cpu_us.saturating_sub(before.cpu_us);
-        report.server = Some(ServerUse {
+        Self {
             pid,
             cpu_s: seconds(cpu_us),
             cpu_us_per_request: each(cpu_us, requests),
@@ -140,13 +220,8 @@ pub fn measure(
             rss_after_kib: after.rss_kib,
             rss_peak_kib: after.rss_peak_kib,
             pss_after_kib: after.pss_kib,
-        });
+        }
     }
-    report.idle = idle.map(|idle| idle.close(around)).transpose()?;
-    if let (Some(source), Some(before)) = (around.upstream, upstream_before) {
-        report.upstream = Some(Upstream::between(&before, &source.counts()?));
-    }
-    Ok(report)
 }
 
 impl Upstream {
@@ -160,57 +235,5 @@ impl Upstream {
             peak_per_s: after.peak_rate_per_s,
             peak_at_once: after.peak_concurrency,
         }
-    }
-}
-
-/// Open links that wait for nothing.
-struct IdleLinks {
-    links: Vec<Asker>,
-    before_kib: u64,
-    with_kib: u64,
-}
-
-impl IdleLinks {
-    /// From no link to memory to report: how long a server may take to notice that links are gone.
-    const NOTICE: Duration = Duration::from_millis(500);
-
-    fn open(loads: &[(String, Plan)], around: &Around) -> anyhow::Result<Option<Self>> {
-        let Some((_, plan)) = loads.first().filter(|_| around.idle > 0) else {
-            return Ok(None);
-        };
-        let pid = around
-            .pid
-            .context("idle links are measured at a server whose process is known")?;
-        let asked = || -> anyhow::Result<Asker> {
-            let mut link = Asker::open(&plan.target)?;
-            link.token(&plan.target, 0, plan.keys)?;
-            Ok(link)
-        };
-        // What a server makes for its first link is not what each costs.
-        drop(asked()?);
-        let before_kib = Usage::read(pid)?.memory_kib();
-        let links = (0..around.idle).map(|_| asked());
-        let links = links.collect::<anyhow::Result<_>>()?;
-        Ok(Some(Self {
-            links,
-            before_kib,
-            with_kib: Usage::read(pid)?.memory_kib(),
-        }))
-    }
-
-    fn close(self, around: &Around) -> anyhow::Result<Idle> {
-        let links = self.links.len();
-        drop(self.links);
-        thread::sleep(Self::NOTICE);
-        let after = around.pid.map(Usage::read).transpose()?;
-        Ok(Idle {
-            links,
-            before_kib: self.before_kib,
-            with_kib: self.with_kib,
-            kib_per_link: rounded(
-                (float(self.with_kib) - float(self.before_kib)) / float(links as u64),
-            ),
-            after_close_kib: after.unwrap_or_default().memory_kib(),
-        })
     }
 }

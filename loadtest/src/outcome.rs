@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What became of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Failed {
 }
 
 /// How often each outcome was seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Answers that were right.
     pub right: u64,
@@ -123,9 +123,29 @@ pub struct Counts {
     pub by_status: BTreeMap<u16, u64>,
     /// What was wrong with answers of status 200: with each the first thing. An answer that nobody
     /// asked for counts here only.
+    #[serde(deserialize_with = "wrong_by_name")]
     pub wrong: BTreeMap<&'static str, u64>,
     /// Requests without a whole answer, by why.
+    #[serde(deserialize_with = "failed_by_name")]
     pub failed: BTreeMap<&'static str, u64>,
+}
+
+type ByName = BTreeMap<&'static str, u64>;
+
+fn wrong_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<ByName, D::Error> {
+    by_name(from, &Wrong::ALL.map(Wrong::as_str))
+}
+
+fn failed_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<ByName, D::Error> {
+    by_name(from, &Failed::ALL.map(Failed::as_str))
+}
+
+fn by_name<'de, D: Deserializer<'de>>(from: D, names: &[&'static str]) -> Result<ByName, D::Error> {
+    let read = BTreeMap::<String, u64>::deserialize(from)?;
+    let known = names
+        .iter()
+        .filter_map(|name| Some((*name, *read.get(*name)?)));
+    Ok(known.collect())
 }
 
 impl Counts {

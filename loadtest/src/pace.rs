@@ -17,6 +17,8 @@ pub(crate) struct Schedule {
     end: Option<Instant>,
     left: u64,
     begun: u64,
+    /// No request before.
+    from: Duration,
 }
 
 #[derive(Debug)]
@@ -27,8 +29,9 @@ struct Open {
 }
 
 impl Schedule {
+    /// `thread` counts those of all processes.
     pub(crate) fn new(plan: &Plan, thread: usize, start: Instant) -> Self {
-        let (thread, threads) = (thread as u64, plan.threads as u64);
+        let (thread, threads) = (thread as u64, plan.workers() as u64);
         let measured_from = start + plan.warm_up;
         let open = match plan.pace {
             Pace::Closed => None,
@@ -51,13 +54,30 @@ impl Schedule {
             end,
             left,
             begun: 0,
+            from: Duration::ZERO,
         }
+        .during(plan.after, None)
+    }
+
+    /// Only those due from the one moment to before the other, both since the start: a process that
+    /// lives no longer asks no more, and what was due before it was there is nobody's.
+    pub(crate) fn during(mut self, from: Duration, until: Option<Duration>) -> Self {
+        if let Some(until) = until.map(|until| self.start + until) {
+            self.end = Some(self.end.map_or(until, |end| end.min(until)));
+        }
+        self.from = self.from.max(from);
+        if let Some(open) = &self.open {
+            while open.after(self.begun) < from {
+                self.begun += 1;
+            }
+        }
+        self
     }
 
     /// When the next request is due: in a closed loop now. Nothing if there is none any more.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         let due = match &self.open {
-            None => now,
+            None => now.max(self.start + self.from),
             Some(open) => self.start + open.after(self.begun),
         };
         let in_time = self.end.is_none_or(|end| due < end);
@@ -115,6 +135,31 @@ mod tests {
         all.sort();
         let thirds = (0..9).map(|n| Duration::from_nanos(n * 1_000_000_000 / 3));
         assert_eq!(all, thirds.collect::<Vec<_>>(), "3 s with the warm-up");
+    }
+
+    #[test]
+    fn processes_after_each_other_send_each_request_once() {
+        let open = plan(
+            Pace::Open { per_s: 10 },
+            Length::For(Duration::from_secs(1)),
+        );
+        let start = crate::clock::steady();
+        let within = |from_ms, until_ms| {
+            let (from, until) = (
+                Duration::from_millis(from_ms),
+                Duration::from_millis(until_ms),
+            );
+            let mut schedule = Schedule::new(&open, 0, start).during(from, Some(until));
+            let mut dues = Vec::new();
+            while let Some(due) = schedule.due(start) {
+                schedule.begin(due);
+                dues.push(due - start);
+            }
+            dues
+        };
+        let parts = [within(0, 350), within(350, 1_200), within(1_200, 5_000)];
+        assert_eq!(parts.concat(), dues(&open, 0), "{parts:?}");
+        assert_eq!(parts[0].len(), 2);
     }
 
     #[test]

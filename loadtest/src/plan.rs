@@ -7,11 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::heads::Client;
 
 /// Where requests go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Target {
     /// An address and port.
     Tcp(SocketAddr),
@@ -43,8 +45,22 @@ impl fmt::Display for Target {
     }
 }
 
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// When the next request is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pace {
     /// Closed loop: as soon as the answer to the last one is there. A server that stalls is asked
     /// less, so this measures what it can do, and not what callers would feel.
@@ -66,7 +82,7 @@ impl Pace {
 }
 
 /// How long a link lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Keep {
     /// As long as the server lets it.
     Alive,
@@ -87,7 +103,7 @@ impl Keep {
 }
 
 /// How much is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Length {
     /// Requests are begun for so long.
     For(Duration),
@@ -95,8 +111,8 @@ pub enum Length {
     Requests(u64),
 }
 
-/// The whole of it.
-#[derive(Debug, Clone, PartialEq)]
+/// The whole of it. All counts and rates are those of all processes and threads together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Where requests go.
     pub target: Target,
@@ -104,7 +120,12 @@ pub struct Plan {
     pub pace: Pace,
     /// How long a link lives.
     pub keep: Keep,
-    /// Links at the same time, of all threads together.
+    /// No request before so much time has passed since the begin of all loads.
+    pub after: Duration,
+    /// In a closed loop, how long a link rests between an answer and the next request: this long, give
+    /// or take half of it at random. The first request of each link is sent at once.
+    pub think: Option<Duration>,
+    /// Links at the same time.
     pub links: usize,
     /// Requests on the way on one link at the same time.
     pub pipeline: usize,
@@ -121,12 +142,19 @@ pub struct Plan {
     pub length: Length,
     /// How long an answer is waited for. Its link is closed then.
     pub timeout: Duration,
-    /// Threads that send and read.
+    /// Processes that send and read, as the clients of a dense machine are; 0 is none but this one.
+    pub processes: usize,
+    /// After how long each of these ends, and a new one takes its place, with new links. Their ends
+    /// are spread over this time.
+    pub restart_every: Option<Duration>,
+    /// Threads that send and read, in each process.
     pub threads: usize,
     /// The CPUs that the threads are bound to, in turn; none leaves that to the kernel.
     pub cpus: Vec<usize>,
     /// The seed of keys, clients and request ids.
     pub seed: u64,
+    /// Width of the intervals in which the load is also told one by one; none are for 0.
+    pub interval: Duration,
 }
 
 impl Plan {
@@ -136,6 +164,25 @@ impl Plan {
     const MAX_KEYS: usize = 100_000;
     const MAX_PIPELINE: usize = 1_000;
     const MAX_TIMEOUT: Duration = Duration::from_mins(10);
+    /// Most client processes. Each is a copy of this program.
+    const MAX_PROCESSES: usize = 500;
+    /// The shortest life of a client process: to start one takes some hundredths of a second.
+    const MIN_RESTART: Duration = Duration::from_millis(100);
+
+    /// How long requests are begun, warm-up included, if that is a time.
+    #[must_use]
+    pub(crate) fn lasts(&self) -> Option<Duration> {
+        match self.length {
+            Length::For(length) => Some(self.warm_up + length),
+            Length::Requests(_) => None,
+        }
+    }
+
+    /// Threads of all processes.
+    #[must_use]
+    pub(crate) fn workers(&self) -> usize {
+        self.threads * self.processes.max(1)
+    }
 
     /// One closed loop on one kept link, as one client, for one key, for a second.
     #[must_use]
@@ -144,6 +191,8 @@ impl Plan {
             target,
             pace: Pace::Closed,
             keep: Keep::Alive,
+            after: Duration::ZERO,
+            think: None,
             links: 1,
             pipeline: 1,
             clients: vec![(Client::default(), 1)],
@@ -152,9 +201,12 @@ impl Plan {
             warm_up: Duration::ZERO,
             length: Length::For(Duration::from_secs(1)),
             timeout: Duration::from_secs(30),
+            processes: 0,
+            restart_every: None,
             threads: 1,
             cpus: Vec::new(),
             seed: 1,
+            interval: Duration::ZERO,
         }
     }
 
@@ -171,6 +223,11 @@ impl Plan {
         ensure!(
             (1..=self.links).contains(&self.threads),
             "threads must be 1 or more, and no more than links"
+        );
+        ensure!(
+            self.processes <= Self::MAX_PROCESSES && self.workers() <= self.links,
+            "processes must be at most {}, and their threads no more than links",
+            Self::MAX_PROCESSES
         );
         ensure!(
             (1..=Self::MAX_KEYS).contains(&self.keys),
@@ -198,6 +255,19 @@ impl Plan {
         }
         if self.pace == (Pace::Open { per_s: 0 }) {
             bail!("the rate must be at least 1 a second");
+        }
+        if self.think.is_some() && self.pace != Pace::Closed {
+            bail!("a load with a rate has its own pauses: `think` is for a closed loop");
+        }
+        if let Some(every) = self.restart_every {
+            ensure!(
+                self.processes > 0 && matches!(self.length, Length::For(_)),
+                "only processes can be restarted, in a load of some time"
+            );
+            ensure!(
+                every >= Self::MIN_RESTART,
+                "a process must live for 100ms at least"
+            );
         }
         if self.length == Length::Requests(0) {
             bail!("at least one request is needed");
@@ -247,6 +317,19 @@ mod tests {
             },
             Plan {
                 timeout: Duration::ZERO,
+                ..good.clone()
+            },
+            Plan {
+                processes: 2,
+                ..good.clone()
+            },
+            Plan {
+                restart_every: Some(Duration::from_secs(1)),
+                ..good.clone()
+            },
+            Plan {
+                think: Some(Duration::from_secs(1)),
+                pace: Pace::Open { per_s: 1 },
                 ..good.clone()
             },
             Plan {

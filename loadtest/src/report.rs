@@ -7,9 +7,15 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::driver::Driven;
+use crate::expect::Expected;
 use crate::latency::Percentiles;
+use crate::life::LifeLeft;
 use crate::outcome::Counts;
 use crate::plan::{Keep, Length, Pace, Plan};
+use crate::refreshes::Refreshes;
+use crate::slow::SlowUse;
+use crate::story::Story;
+use crate::timeline::Columns;
 
 /// The version of the schema: it changes when a member changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -31,6 +37,16 @@ pub struct Report {
     pub idle: Option<Idle>,
     /// What arrived upstream, if an emulator is there to tell.
     pub upstream: Option<Upstream>,
+    /// What slow clients got.
+    pub slow: Vec<SlowUse>,
+    /// From the start of the server to the first good answer, if it was started anew before the loads.
+    pub restart_ms: Option<u64>,
+    /// What callers felt of refreshes, if an emulator is there to tell of them.
+    pub refreshes: Option<Refreshes>,
+    /// What a scenario was to come to.
+    pub expected: Vec<Expected>,
+    /// What happened around the loads.
+    pub story: Story,
 }
 
 /// One load.
@@ -59,6 +75,14 @@ pub struct Load {
     pub links_opened: u64,
     /// Links that the server closed while nothing was on its way on them.
     pub links_closed_idle: u64,
+    /// Client processes that ended and were followed by another.
+    pub restarts: u64,
+    /// Percentiles and the microseconds of `latency_us` that so many do not exceed.
+    pub curve_us: Vec<(f64, f64)>,
+    /// What was left of the tokens that were handed out.
+    pub life_left_s: Option<LifeLeft>,
+    /// The load in intervals.
+    pub timeline: Columns,
 }
 
 /// The plan of a load.
@@ -88,7 +112,13 @@ pub struct Planned {
     pub requests: Option<u64>,
     /// Seconds until an answer is given up.
     pub timeout_s: f64,
-    /// Threads of the driver.
+    /// Seconds of rest between an answer and the next request of a link.
+    pub think_s: Option<f64>,
+    /// Client processes; 0 is the driver itself.
+    pub processes: usize,
+    /// Seconds of which each of these lives.
+    pub restart_every_s: Option<f64>,
+    /// Threads of the driver, or of each process.
     pub threads: usize,
     /// Their CPUs.
     pub cpus: Vec<usize>,
@@ -166,6 +196,11 @@ impl Report {
             client,
             idle: None,
             upstream: None,
+            slow: Vec::new(),
+            restart_ms: None,
+            refreshes: None,
+            expected: Vec::new(),
+            story: Story::default(),
         }
     }
 
@@ -180,6 +215,11 @@ impl Report {
     pub fn wrong(&self) -> u64 {
         let wrong = |load: &Load| load.counts.wrong_in_all() + load.warm_up.wrong_in_all();
         self.loads.iter().map(wrong).sum()
+    }
+
+    /// What was expected and did not come.
+    pub fn broken(&self) -> impl Iterator<Item = &Expected> {
+        self.expected.iter().filter(|expected| !expected.kept)
     }
 
     /// As JSON, for machines.
@@ -241,12 +281,47 @@ impl Report {
                 upstream.calls, upstream.throttled
             );
         }
+        for slow in &self.slow {
+            let (counts, at) = (&slow.counts, slow.at);
+            let _ = writeln!(
+                text,
+                "{}: {} clients, slow at {at:?}: {} right, {} refused, {} wrong, {} failed",
+                slow.name,
+                slow.links,
+                counts.right,
+                counts.refused(),
+                counts.wrong_in_all(),
+                counts.failed_in_all(),
+            );
+        }
+        if let Some(ms) = self.restart_ms {
+            let _ = writeln!(text, "restart: {ms} ms to the first good answer");
+        }
+        for phase in self.refreshes.iter().flat_map(|it| &it.phases) {
+            if phase.calls > 0 {
+                let _ = writeln!(text, "{}", phase.line());
+            }
+        }
+        for expected in &self.expected {
+            let _ = writeln!(
+                text,
+                "{}: {} {}, wanted {}",
+                if expected.kept { "kept" } else { "NOT KEPT" },
+                expected.name,
+                expected
+                    .was
+                    .map_or("not counted".to_owned(), |was| was.to_string()),
+                expected.wanted,
+            );
+        }
         text
     }
 }
 
 impl Load {
-    pub(crate) fn new(name: &str, plan: &Plan, driven: Driven) -> Self {
+    /// The times of its timeline count from `from_ms`, by the wall clock.
+    pub(crate) fn new(name: &str, plan: &Plan, driven: Driven, from_ms: u64) -> Self {
+        let curve_us = driven.latency.curve();
         let took_s = rounded(driven.took.as_secs_f64());
         Self {
             name: name.to_owned(),
@@ -264,6 +339,10 @@ impl Load {
             warm_up: driven.warm_up,
             links_opened: driven.links_opened,
             links_closed_idle: driven.closed_idle,
+            restarts: driven.restarts,
+            curve_us,
+            life_left_s: driven.lives.told(),
+            timeline: driven.timeline.columns(from_ms),
         }
     }
 }
@@ -293,6 +372,9 @@ impl Planned {
             duration_s,
             requests,
             timeout_s: plan.timeout.as_secs_f64(),
+            think_s: plan.think.map(|think| think.as_secs_f64()),
+            processes: plan.processes,
+            restart_every_s: plan.restart_every.map(|every| every.as_secs_f64()),
             threads: plan.threads,
             cpus: plan.cpus.clone(),
             seed: plan.seed,

@@ -70,7 +70,23 @@ pub struct RunFlags {
     #[arg(long, value_name = "SPAN", value_parser = span, default_value = "30s")]
     timeout: Duration,
 
-    /// Threads of the driver, which share the links out
+    /// So many client processes in place of this one, which share links and requests out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    processes: usize,
+
+    /// How long each of them lives; then a new one takes its place, with new links
+    #[arg(long, value_name = "SPAN", value_parser = span, requires = "processes")]
+    restart_every: Option<Duration>,
+
+    /// In a closed loop, a pause between an answer and the next request of a link, give or take half
+    #[arg(long, value_name = "SPAN", value_parser = span, conflicts_with = "rate")]
+    think: Option<Duration>,
+
+    /// Width of the intervals of the timeline in the results; 0s leaves it out
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "100ms")]
+    interval: Duration,
+
+    /// Threads of the driver, or of each process of it, which share the links out
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
 
@@ -94,6 +110,14 @@ pub struct RunFlags {
     /// The emulator upstream, to see how many calls arrived there
     #[arg(long, value_name = "IP:PORT")]
     pub emulator: Option<SocketAddr>,
+
+    /// Where a Foretoken tells its metrics (`admin.address`), to see how late it renews
+    #[arg(long, value_name = "IP:PORT")]
+    pub admin: Option<SocketAddr>,
+
+    /// How long before and after a call upstream requests count as around it
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "1s")]
+    pub window: Duration,
 
     /// A file for the results in place of standard output
     #[arg(long, value_name = "FILE")]
@@ -127,6 +151,8 @@ impl RunFlags {
             target: self.to.clone(),
             pace: Pace::at(self.rate),
             keep: Keep::of(self.connect_each),
+            after: Duration::ZERO,
+            think: self.think,
             links: self.links,
             pipeline: self.pipeline,
             clients,
@@ -137,9 +163,12 @@ impl RunFlags {
                 .requests
                 .map_or(Length::For(self.duration), Length::Requests),
             timeout: self.timeout,
+            processes: self.processes,
+            restart_every: self.restart_every,
             threads: self.threads,
             cpus: self.cpus.clone(),
             seed: self.seed,
+            interval: self.interval,
         }
     }
 }

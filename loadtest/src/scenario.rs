@@ -1,25 +1,40 @@
 //! A scenario: a server, the emulator behind it, what happens upstream, and several loads at once.
 //! The README describes the file.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use foretoken_emulator::{Emulator, Limits, Scenario as Timeline, Settings};
-use serde::{Deserialize, Deserializer};
+use foretoken_emulator::Scenario as Timeline;
+use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::ask::prime;
+use crate::clock::steady;
 use crate::driver::Moment;
+use crate::expect::{self, Expect};
 use crate::heads::Client;
 use crate::measure::{Around, Source, measure};
 use crate::plan::{Keep, Length, Pace, Plan, Target};
 use crate::process::Server;
 use crate::report::Report;
-use crate::span::span;
+use crate::scenario_file::{
+    Asked, Served, SlowAsked, Upstream, free_port, perhaps_spanned, spanned,
+};
+use crate::timeline::millis;
+
+/// In a configuration: where the server is to tell its metrics.
+const ADMIN: &str = "{admin}";
+/// How long a server has to write down what it has before it is started anew.
+const SETTLES: Duration = Duration::from_millis(2_500);
+/// Around a call upstream, to either side.
+const WINDOW: Duration = Duration::from_secs(1);
+/// The intervals of the timeline.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A scenario as its file has it.
 #[derive(Debug, Deserialize)]
@@ -36,82 +51,33 @@ pub struct Scenario {
     duration: Duration,
     #[serde(default, deserialize_with = "perhaps_spanned")]
     prime: Option<Duration>,
+    /// Of the timeline in the results.
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    interval: Option<Duration>,
     #[serde(default)]
     idle: usize,
+    /// Around a call upstream.
+    #[serde(default, deserialize_with = "perhaps_spanned")]
+    window: Option<Duration>,
+    budget_per_s: Option<u64>,
+    #[serde(default)]
+    expect: Expect,
     emulator: Upstream,
     server: Served,
     load: Vec<Asked>,
+    #[serde(default)]
+    slow: Vec<SlowAsked>,
     /// Where the files lie that it names.
     #[serde(skip)]
     folder: PathBuf,
 }
 
-/// `[emulator]`: upstream, in this process.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Upstream {
-    listen: Option<SocketAddr>,
-    #[serde(default)]
-    limits: Limits,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    lifetime: Option<Duration>,
-    #[serde(default, deserialize_with = "spanned")]
-    latency: Duration,
-    /// A scenario of the emulator's, which begins before the first request.
-    timeline: Option<PathBuf>,
-}
-
-/// `[server]`: what is asked.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Served {
-    command: Vec<String>,
-    /// The text of its configuration, or the file with it.
-    config: Option<String>,
-    config_file: Option<PathBuf>,
-    target: Option<String>,
-    #[serde(default)]
-    cpus: Vec<usize>,
-}
-
-/// `[[load]]`: some of the callers.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    name: String,
-    rate: Option<u32>,
-    #[serde(default = "one")]
-    links: usize,
-    #[serde(default)]
-    connect_each: bool,
-    #[serde(default = "one")]
-    pipeline: usize,
-    #[serde(default)]
-    clients: BTreeMap<String, u32>,
-    #[serde(default = "one")]
-    keys: usize,
-    #[serde(default)]
-    skew: f64,
-    #[serde(default, deserialize_with = "perhaps_spanned")]
-    timeout: Option<Duration>,
-    #[serde(default = "one")]
-    threads: usize,
-    #[serde(default)]
-    cpus: Vec<usize>,
-    #[serde(default)]
-    seed: u64,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    span(&String::deserialize(from)?).map_err(serde::de::Error::custom)
-}
-
-fn perhaps_spanned<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    spanned(from).map(Some)
+/// What the placeholders in command and configuration stand for.
+struct Places<'a> {
+    folder: &'a TempDir,
+    target: &'a Target,
+    admin: SocketAddr,
+    upstream: SocketAddr,
 }
 
 impl Scenario {
@@ -129,6 +95,10 @@ impl Scenario {
             "{}: it has no [[load]]",
             file.display()
         );
+        let loads = scenario.load.iter();
+        let loads: Vec<_> = loads.map(|load| (&*load.name, &load.expect)).collect();
+        expect::check(&scenario.expect, &loads)
+            .with_context(|| format!("in {}", file.display()))?;
         Ok(Self {
             folder: file.parent().unwrap_or(Path::new("")).to_owned(),
             ..scenario
@@ -168,7 +138,14 @@ impl Scenario {
             keys: load.keys,
             skew: load.skew,
             warm_up: self.warm_up,
-            length: Length::For(self.duration),
+            length: load
+                .requests
+                .map_or(Length::For(self.duration), Length::Requests),
+            after: load.after,
+            think: load.think,
+            processes: load.processes,
+            restart_every: load.restart_every,
+            interval: self.interval.unwrap_or(INTERVAL),
             timeout: load.timeout.unwrap_or(base.timeout),
             threads: load.threads,
             cpus: load.cpus.clone(),
@@ -195,42 +172,74 @@ impl Scenario {
         let timeline = self.timeline()?;
         let emulator = self.emulator.start().context("cannot start the emulator")?;
         let folder = tempfile::tempdir()?;
-        let command = self.command(foretoken, &folder, &target, &emulator)?;
-        let server = Server::start(command, &self.server.cpus, &target)?;
+        let admin = free_port()?;
+        let places = Places {
+            folder: &folder,
+            target: &target,
+            admin,
+            upstream: emulator.address(),
+        };
+        let start = || -> anyhow::Result<Server> {
+            let command = self.command(foretoken, &places)?;
+            Server::start(command, &self.server.cpus, &target)
+        };
+        let watch = begin(&plans);
+        let mut server = start()?;
+        let mut restart_ms = None;
+        if self.server.restart {
+            let until = steady() + self.prime.unwrap_or_default();
+            for (_, plan) in plans.iter().filter(|(_, plan)| plan.after.is_zero()) {
+                prime(plan, || steady() > until)?;
+            }
+            // What was last written is on the disk a second later.
+            thread::sleep(SETTLES);
+            drop(server);
+            let began = steady();
+            server = start()?;
+            prime(&plans[0].1, || steady() > until + SETTLES)?;
+            restart_ms = Some(millis(steady().saturating_duration_since(began)));
+        }
         let around = Around {
             pid: Some(server.pid()),
             upstream: Some(Source::Here(&emulator)),
             idle: self.idle,
-            prime: self.prime,
+            prime: self.prime.filter(|_| !self.server.restart),
             timeline,
+            slow: self.slow.iter().map(SlowAsked::slow).collect(),
+            admin: self.config()?.contains(ADMIN).then_some(admin),
+            window: self.window.unwrap_or(WINDOW),
+            budget_per_s: self.budget_per_s,
         };
-        let mut report = measure(&plans, &around, begin(&plans))?;
+        let mut report = measure(&plans, &around, watch)?;
         report.name.clone_from(&self.name);
+        report.restart_ms = restart_ms;
+        report.expected = self.expect.of_all(&report);
+        for (asked, load) in self.load.iter().zip(&report.loads) {
+            report.expected.extend(asked.expect.of_load(load));
+        }
         drop(server);
         Ok(report)
     }
 
     fn timeline(&self) -> anyhow::Result<Option<Timeline>> {
-        let Some(file) = &self.emulator.timeline else {
-            return Ok(None);
+        let (text, place) = match (&self.emulator.timeline, &self.emulator.timeline_file) {
+            (Some(_), Some(_)) => bail!("[emulator] has both `timeline` and `timeline_file`"),
+            (Some(text), None) => (text.clone(), "the timeline of [emulator]".to_owned()),
+            (None, Some(file)) => {
+                let file = self.folder.join(file);
+                let text = fs::read_to_string(&file);
+                let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+                (text, file.display().to_string())
+            }
+            (None, None) => return Ok(None),
         };
-        let file = self.folder.join(file);
-        let text = fs::read_to_string(&file);
-        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
         let timeline = Timeline::from_toml(&text);
-        Ok(Some(
-            timeline.with_context(|| format!("in {}", file.display()))?,
-        ))
+        Ok(Some(timeline.with_context(|| format!("in {place}"))?))
     }
 
-    fn command(
-        &self,
-        foretoken: &Path,
-        folder: &TempDir,
-        target: &Target,
-        emulator: &Emulator,
-    ) -> anyhow::Result<Command> {
-        let config = match (&self.server.config, &self.server.config_file) {
+    /// The server's configuration, as it is written.
+    fn config(&self) -> anyhow::Result<String> {
+        Ok(match (&self.server.config, &self.server.config_file) {
             (Some(_), Some(_)) => bail!("[server] has both `config` and `config_file`"),
             (Some(text), None) => text.clone(),
             (None, Some(file)) => {
@@ -239,14 +248,20 @@ impl Scenario {
                 text.with_context(|| format!("cannot read {}", file.display()))?
             }
             (None, None) => String::new(),
-        };
+        })
+    }
+
+    fn command(&self, foretoken: &Path, places: &Places) -> anyhow::Result<Command> {
+        let folder = places.folder;
+        let config = self.config()?;
         let config_file = folder.path().join("server.conf");
         let (folder, config_path) = (folder.path().display(), config_file.display());
         let fill = |text: &str| {
             text.replace("{config}", &config_path.to_string())
                 .replace("{folder}", &folder.to_string())
-                .replace("{target}", &target.to_string())
-                .replace("{upstream}", &emulator.address().to_string())
+                .replace("{target}", &places.target.to_string())
+                .replace(ADMIN, &places.admin.to_string())
+                .replace("{upstream}", &places.upstream.to_string())
         };
         fs::write(&config_file, fill(&config))?;
         let [program, arguments @ ..] = self.server.command.as_slice() else {
@@ -260,30 +275,6 @@ impl Scenario {
         // Foretoken's state; no other server looks at it.
         command.env("STATE_DIRECTORY", folder.to_string());
         Ok(command)
-    }
-}
-
-impl Upstream {
-    fn start(&self) -> std::io::Result<Emulator> {
-        let base = Settings::default();
-        let life = self.lifetime.map_or(base.lifetime_s, |life| life.as_secs());
-        Emulator::start(Settings {
-            listen: self.listen.unwrap_or(base.listen),
-            limits: self.limits,
-            lifetime_s: life,
-            latency_ms: u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX),
-            ..base
-        })
-    }
-}
-
-impl Served {
-    /// Without one, a port that is free now.
-    fn target(&self) -> anyhow::Result<Target> {
-        match &self.target {
-            Some(text) => text.parse().map_err(anyhow::Error::msg),
-            None => Ok(Target::Tcp(TcpListener::bind("127.0.0.1:0")?.local_addr()?)),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One thread of the driver.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::link::{Link, OnTheWay};
 use crate::outcome::{Failed, Outcome, Wrong};
 use crate::pace::Schedule;
 use crate::plan::Keep;
+use crate::timeline::Dater;
 
 /// The poll's name for the timer; links have theirs by number.
 const TIMER: Token = Token(usize::MAX - 1);
@@ -36,39 +38,42 @@ pub(crate) struct Worker<'a> {
     /// Links with room for a request, in the order in which they became so.
     free: VecDeque<usize>,
     is_free: Vec<bool>,
-    /// Links that wait after a failure, and until when.
-    resting: VecDeque<(Instant, usize)>,
+    /// Links that wait after a failure, or to think, and until when; the first to go on is on top.
+    resting: BinaryHeap<Reverse<(Instant, usize)>>,
     rests: Vec<bool>,
     checker: Checker,
     random: fastrand::Rng,
     out: Vec<u8>,
     on_the_way: usize,
     driven: Driven,
+    dater: Dater,
     ended: Instant,
     done: u64,
 }
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(shared: &'a Shared, number: usize) -> anyhow::Result<Self> {
-        let plan = &shared.plan;
+        let (plan, part) = (&shared.plan, &shared.part);
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
-        let links = plan.links / plan.threads + usize::from(number < plan.links % plan.threads);
+        let workers = plan.workers();
+        let links = plan.links / workers + usize::from(number < plan.links % workers);
         Ok(Self {
-            schedule: Schedule::new(plan, number, shared.start),
+            schedule: Schedule::new(plan, number, part.start).during(part.from, part.until),
             poll,
             timer,
             links: (0..links).map(|_| Link::default()).collect(),
             free: (0..links).collect(),
             is_free: vec![true; links],
-            resting: VecDeque::new(),
+            resting: BinaryHeap::new(),
             rests: vec![false; links],
             checker: Checker::new(shared.resources.clone()),
             random: fastrand::Rng::with_seed(plan.seed.wrapping_add(number as u64)),
             out: Vec::new(),
             on_the_way: 0,
-            driven: Driven::default(),
-            ended: shared.start,
+            driven: Driven::new(plan),
+            dater: Dater::new(part.start),
+            ended: part.start,
             done: 0,
             shared,
         })
@@ -79,8 +84,9 @@ impl<'a> Worker<'a> {
         let mut events = Events::with_capacity(1024);
         let mut buffer = vec![0; BUFFER_BYTES];
         let sweep = SWEEP.min(self.shared.plan.timeout / 4);
-        let mut next_sweep = self.shared.start + sweep;
-        std::thread::sleep(self.shared.start.saturating_duration_since(steady()));
+        let start = self.shared.part.start;
+        let mut next_sweep = start + sweep;
+        std::thread::sleep(start.saturating_duration_since(steady()));
         loop {
             let now = steady();
             self.wake_rested(now);
@@ -116,7 +122,8 @@ impl<'a> Worker<'a> {
         {
             self.timer.set(due, now)?;
         }
-        let rested = self.resting.front().map_or(sweep, |(until, _)| *until);
+        let rested = self.resting.peek();
+        let rested = rested.map_or(sweep, |Reverse((until, _))| *until);
         Ok(sweep.min(rested).saturating_duration_since(now))
     }
 
@@ -191,10 +198,10 @@ impl<'a> Worker<'a> {
     }
 
     fn wake_rested(&mut self, now: Instant) {
-        while let Some((until, id)) = self.resting.front().copied()
+        while let Some(Reverse((until, id))) = self.resting.peek().copied()
             && until <= now
         {
-            self.resting.pop_front();
+            self.resting.pop();
             self.rests[id] = false;
             self.free_if_room(id);
         }
@@ -229,6 +236,10 @@ impl<'a> Worker<'a> {
             }
         }
         if self.on_the_way < before {
+            if let Some(think) = self.shared.plan.think {
+                let think = think.mul_f64(0.5 + self.random.f64());
+                self.rest(id, think);
+            }
             self.fill(id);
         }
     }
@@ -262,6 +273,15 @@ impl<'a> Worker<'a> {
             let outcome = self
                 .checker
                 .judge(request.key, answer.status, &answer.body, when);
+            if outcome == Outcome::Right
+                && self.shared.plan.interval > Duration::ZERO
+                && let Some(ends_s) = self.checker.ends_s(request.key)
+            {
+                let ends_ms = ends_s.saturating_mul(1_000);
+                self.driven
+                    .lives
+                    .record(ends_ms.saturating_sub(when.arrived_ms));
+            }
             self.links[id].on_the_way.pop_front();
             self.finish(request, now.steady, outcome);
             rest = &rest[answer.length..];
@@ -287,10 +307,11 @@ impl<'a> Worker<'a> {
         if intended < self.schedule.measured_from {
             self.driven.warm_up.add(outcome);
         } else {
+            let wait = now.saturating_duration_since(intended);
             self.driven.counts.add(outcome);
-            self.driven
-                .latency
-                .record(now.saturating_duration_since(intended));
+            self.driven.latency.record(wait);
+            let due_ms = self.dater.unix_ms(intended);
+            self.driven.timeline.add(due_ms, wait, outcome);
         }
     }
 
@@ -337,8 +358,15 @@ impl<'a> Worker<'a> {
             }
         }
         self.links[id].close();
-        self.resting.push_back((now + REST, id));
-        self.rests[id] = true;
+        self.rest(id, REST);
+    }
+
+    /// Leaves a link alone for so long.
+    fn rest(&mut self, id: usize, time: Duration) {
+        if !self.rests[id] {
+            self.rests[id] = true;
+            self.resting.push(Reverse((steady() + time, id)));
+        }
     }
 
     fn give_up_overdue(&mut self, now: Instant) {

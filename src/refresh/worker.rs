@@ -139,6 +139,8 @@ pub struct Step {
     pub actions: Vec<Action>,
     /// When to send `Woken` if nothing happens before.
     pub wake_at: Option<UnixMs>,
+    /// A token was renewed that had become due: how long ago, in milliseconds.
+    pub lag_ms: Option<u64>,
 }
 
 /// How the last call for a key ended.
@@ -193,6 +195,8 @@ struct Key {
     phase: Phase,
     lifetime: Option<Lifetime>,
     timer: Option<UnixMs>,
+    /// When its renewal became due that has not succeeded yet; failures do not change it.
+    due_since: Option<UnixMs>,
     last_used: UnixMs,
     pause_ms: u64,
     /// Until then callers without a token are told this, and no call is made for them.
@@ -249,7 +253,7 @@ impl Worker {
 
     /// Takes one event in and says what follows from it at `now`.
     pub fn step(&mut self, now: UnixMs, event: Event) -> Step {
-        let mut actions = Vec::new();
+        let (mut actions, mut lag_ms) = (Vec::new(), None);
         let demanded = match &event {
             Event::Demanded(id, ..) => Some(*id),
             _ => None,
@@ -266,7 +270,7 @@ impl Worker {
             Event::Fetched(id, lifetime, same) => {
                 self.breaker.alive();
                 self.budget.flows(now);
-                self.fetched(now, id, lifetime, same);
+                lag_ms = self.fetched(now, id, lifetime, same);
             }
             Event::Failed(id, error) => {
                 self.learn(now, id, &error, &mut actions);
@@ -286,6 +290,7 @@ impl Worker {
         Step {
             actions,
             wake_at: self.wake_at(now),
+            lag_ms,
         }
     }
 
@@ -375,15 +380,16 @@ impl Worker {
         }
     }
 
-    fn fetched(&mut self, now: UnixMs, id: KeyId, lifetime: Lifetime, same: bool) {
+    /// For how long its renewal was due, if it was, and if it brought another token.
+    fn fetched(&mut self, now: UnixMs, id: KeyId, lifetime: Lifetime, same: bool) -> Option<u64> {
         if !self.land(id) {
-            return;
+            return None;
         }
         let (jitter, floor_ms) = (self.random.f64(), self.outage_to_survive_ms);
         let rules = self.rules;
-        let Some(key) = self.keys.get_mut(&id) else {
-            return;
-        };
+        let key = self.keys.get_mut(&id)?;
+        let lag_ms = key.due_since.take().map(|due| now.since(due));
+        let lag_ms = lag_ms.filter(|_| !same);
         key.pause_ms = 0;
         key.refused = None;
         key.idle = false;
@@ -403,7 +409,7 @@ impl Worker {
         key.lifetime = Some(lifetime);
         if key.unchecked {
             self.set_timer(id, Some(now));
-            return;
+            return lag_ms;
         }
         let due = if same {
             (rules.due_after_same)(now, &lifetime, floor_ms, jitter)
@@ -411,6 +417,7 @@ impl Worker {
             (rules.due_at)(&lifetime, floor_ms, jitter)
         };
         self.set_timer(id, Some(due));
+        lag_ms
     }
 
     /// Every key is asked for once more, what is over by either clock first. `now` is the later one:
@@ -420,6 +427,8 @@ impl Worker {
         // key is asked for again. For a key that has no token yet, if it brings one.
         for key in self.keys.values_mut() {
             key.unchecked = key.phase == Phase::Flying;
+            // By another clock than the one that now decides.
+            key.due_since = None;
         }
         let keys = self.keys.iter();
         let held = keys.filter_map(|(id, key)| Some((key.lifetime?, *id)));
@@ -469,6 +478,7 @@ impl Worker {
                 continue;
             };
             key.last_used = key.last_used.min(now);
+            key.due_since = key.due_since.map(|due| due.min(now));
             if let Some((until, _)) = &mut key.refused {
                 *until = soon.min(*until);
                 if key.lifetime.is_none() {
@@ -652,6 +662,7 @@ impl Key {
             phase: Phase::Resting,
             lifetime: None,
             timer: None,
+            due_since: None,
             last_used,
             pause_ms: 0,
             refused: None,

@@ -360,6 +360,9 @@ impl Writer {
             }
         }
         let step = self.worker.step(now, event);
+        if let Some(lag_ms) = step.lag_ms {
+            self.metrics.refreshed(lag_ms);
+        }
         self.perform(now, step)
     }
 

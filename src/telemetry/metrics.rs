@@ -15,7 +15,7 @@ use metrics_util::registry::{AtomicStorage, Registry};
 use super::process;
 
 /// Names and help texts, checked against `docs/metrics.md` by `tests/tidy.rs`.
-pub const NAMES: [(&str, &str); 17] = [
+pub const NAMES: [(&str, &str); 19] = [
     (
         "foretoken_requests_total",
         "Token requests by outcome: hit, miss, coalesced, refused.",
@@ -31,6 +31,14 @@ pub const NAMES: [(&str, &str); 17] = [
     (
         "foretoken_upstream_in_flight",
         "Calls to the upstream under way.",
+    ),
+    (
+        "foretoken_refreshes_total",
+        "Tokens that had become due and were renewed.",
+    ),
+    (
+        "foretoken_refresh_lag_milliseconds_total",
+        "Milliseconds from due to published, over all of these.",
     ),
     ("foretoken_keys", "Token keys held in memory."),
     (
@@ -143,6 +151,8 @@ struct Inner {
     registry: Registry<Key, AtomicStorage>,
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
     requests: [Counter; 4],
+    refreshes: Counter,
+    refresh_lag_ms: Counter,
     in_flight: Gauge,
     keys: Gauge,
     runway: Gauge,
@@ -175,6 +185,8 @@ impl Metrics {
         });
         Self(Arc::new(Inner {
             requests,
+            refreshes: counter(&registry, "foretoken_refreshes_total", None),
+            refresh_lag_ms: counter(&registry, "foretoken_refresh_lag_milliseconds_total", None),
             in_flight: gauge(&registry, "foretoken_upstream_in_flight"),
             keys: gauge(&registry, "foretoken_keys"),
             runway: gauge(&registry, "foretoken_runway_seconds"),
@@ -235,6 +247,12 @@ impl Metrics {
             Some(("result", result)),
         )
         .increment(1);
+    }
+
+    /// Counts a token that was renewed and is published, so long after it had become due.
+    pub fn refreshed(&self, lag_ms: u64) {
+        self.0.refreshes.increment(1);
+        self.0.refresh_lag_ms.increment(lag_ms);
     }
 
     /// Sets how many upstream calls are under way.

@@ -51,7 +51,7 @@ impl Place {
             upstream: Some(Source::Here(&self.emulator)),
             idle,
             prime: Some(Duration::from_secs(30)),
-            timeline: None,
+            ..Around::default()
         };
         measure(loads, &around, |_, _| {}).expect("a report")
     }
@@ -174,7 +174,7 @@ prime = "30s"
 duration = "1s"
 [emulator]
 limits = { requests_per_s = 0, at_once = 0 }
-timeline = "spoilt.toml"
+timeline_file = "spoilt.toml"
 [server]
 command = ["foretoken", "serve", "--config", "{config}"]
 config = """

@@ -17,6 +17,7 @@ mod flood;
 mod forced;
 mod json_answers;
 mod load;
+mod load_scenarios;
 mod many_keys;
 mod matrix;
 mod names;

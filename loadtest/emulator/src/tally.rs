@@ -58,6 +58,9 @@ pub struct Counts {
     /// When the latest token calls arrived, in milliseconds since the Unix epoch, oldest first;
     /// the last 10 000 of them.
     pub arrivals_unix_ms: Vec<u64>,
+    /// When the latest of them were over: answered, or left by their callers.
+    #[serde(default)]
+    pub ends_unix_ms: Vec<u64>,
     /// What happened in each second in which something did, oldest first; the last 30 000.
     #[serde(default)]
     pub seconds: Vec<Second>,
@@ -114,6 +117,7 @@ pub(crate) struct Tally {
     pub(crate) numbers: Counts,
     calls: BTreeMap<(String, String), u64>,
     arrivals_unix_ms: VecDeque<u64>,
+    ends_unix_ms: VecDeque<u64>,
     /// Arrivals within the last second.
     window: VecDeque<Instant>,
     seconds: VecDeque<Second>,
@@ -196,7 +200,8 @@ impl Tally {
     }
 
     /// A token call has been answered, or its caller has gone.
-    pub(crate) fn finished(&mut self) {
+    pub(crate) fn finished(&mut self, now_ms: u64) {
+        push_bounded(&mut self.ends_unix_ms, now_ms, ARRIVAL_LIMIT);
         self.numbers.in_progress = self.numbers.in_progress.saturating_sub(1);
     }
 
@@ -212,6 +217,7 @@ impl Tally {
                 })
                 .collect(),
             arrivals_unix_ms: self.arrivals_unix_ms.iter().copied().collect(),
+            ends_unix_ms: self.ends_unix_ms.iter().copied().collect(),
             seconds: self.seconds.iter().copied().collect(),
             ..self.numbers.clone()
         }
@@ -256,7 +262,7 @@ mod tests {
         let (mut tally, now) = (Tally::default(), steady());
         arrive(&mut tally, now);
         arrive(&mut tally, now);
-        tally.finished();
+        tally.finished(0);
         tally.reset();
         let counts = tally.read();
         assert_eq!(
@@ -268,6 +274,8 @@ mod tests {
             (0, 1, 1)
         );
         assert!(counts.calls.is_empty() && counts.arrivals_unix_ms.is_empty());
+        tally.finished(7);
+        assert_eq!(tally.read().ends_unix_ms, [7]);
     }
 
     #[test]

@@ -190,7 +190,7 @@ pub(crate) struct InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.world.tally().finished();
+        self.world.tally().finished(time::unix_ms());
         if self.admitted {
             self.world.throttle().finished();
         }

@@ -66,6 +66,7 @@ impl Worker {
                     self.set_timer(id, Some(lifetime.expires_at()));
                 }
                 Phase::Resting => {
+                    key.due_since.get_or_insert(at);
                     let (rank, order) = self.renewal(now, id, &lifetime);
                     self.enqueue(now, id, rank, order);
                 }

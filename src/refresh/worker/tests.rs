@@ -687,3 +687,32 @@ fn a_decision_about_the_clock_does_not_take_its_urgency_from_a_key_in_line() {
     worker.step(urgent, Event::Woken);
     assert_eq!(worker.next_in_line().map(|it| it.0), Some(Rank::Urgent));
 }
+
+#[test]
+fn the_lag_of_a_renewal_counts_from_when_it_was_due_over_failures_to_the_token() {
+    let mut worker = worker(4);
+    let id = 1;
+    demand(&mut worker, START, id);
+    let first = Event::Fetched(id, token(START, HOUR_MS), false);
+    assert_eq!(worker.step(START, first).lag_ms, None, "nothing was due");
+    worker.step(START, Event::Used(id, START.plus(HOUR_MS)));
+    let due = worker.plan(id).expect("a key").0.expect("it is planned");
+    assert!(is_called(&worker.step(due, Event::Woken).actions, id));
+
+    fail(&mut worker, due.plus(300), id, Class::ServerError);
+    let again = worker
+        .plan(id)
+        .expect("a key")
+        .0
+        .expect("it is tried again");
+    assert!(is_called(&worker.step(again, Event::Woken).actions, id));
+    let landed = again.plus(20);
+    let renewed = Event::Fetched(id, token(landed, HOUR_MS), false);
+    assert_eq!(worker.step(landed, renewed).lag_ms, Some(landed.since(due)));
+
+    let due = worker.plan(id).expect("a key").0.expect("it is planned");
+    worker.step(due, Event::Used(id, due));
+    worker.step(due, Event::Woken);
+    let same = Event::Fetched(id, token(landed, HOUR_MS), true);
+    assert_eq!(worker.step(due.plus(20), same).lag_ms, None, "not renewed");
+}
