@@ -88,6 +88,7 @@ fn a_smoke_run_measures_every_server_that_is_here_and_names_the_others() {
         "connect-each",
         "pipelined",
         "dense",
+        "lopsided",
     ] {
         for server in ["limit", "hyper"] {
             let server = named(&named(&results["workloads"], name)["servers"], server);

@@ -1,4 +1,5 @@
-//! Loads on a warm server: kept links, a Unix socket, a fixed rate, a link for each request, pipelines.
+//! Loads on a warm server: kept links, a Unix socket, a fixed rate, a link for each request, pipelines,
+//! many client processes.
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ pub(super) const OPEN: Workload = Workload {
             Shape {
                 links: 64,
                 per_s: Some(RATE),
-                same_cpu: true,
+                cpus: Cpus::Same,
                 ..Shape::PLAIN
             },
         )
@@ -106,10 +107,64 @@ pub(super) const PIPELINED: Workload = Workload {
     },
 };
 
+pub(super) const DENSE: Workload = Workload {
+    name: "dense",
+    about: |sizes| {
+        format!(
+            "{} client processes with 2 kept links each, closed loop, one worker for each CPU, nothing bound from outside",
+            sizes.processes
+        )
+    },
+    leaves_out: for_all,
+    most_rounds: usize::MAX,
+    begin: |bench| {
+        begin(
+            bench,
+            Shape {
+                links: 2 * bench.sizes.processes,
+                processes: bench.sizes.processes,
+                cpus: Cpus::All,
+                ..Shape::PLAIN
+            },
+        )
+    },
+};
+
+pub(super) const LOPSIDED: Workload = Workload {
+    name: "lopsided",
+    about: |_| "64 kept links, closed loop, all from one CPU, one worker for each CPU".to_owned(),
+    leaves_out: for_all,
+    most_rounds: usize::MAX,
+    begin: |bench| {
+        begin(
+            bench,
+            Shape {
+                links: 64,
+                cpus: Cpus::AllForServer,
+                ..Shape::PLAIN
+            },
+        )
+    },
+};
+
+/// Who may use which.
+#[derive(Clone, Copy)]
+enum Cpus {
+    /// Server and driver one each.
+    Apart,
+    /// Both the same.
+    Same,
+    /// The driver one, the server all, with a worker for each.
+    AllForServer,
+    /// Both all.
+    All,
+}
+
 #[derive(Clone, Copy)]
 struct Shape {
     unix: bool,
-    same_cpu: bool,
+    cpus: Cpus,
+    processes: usize,
     links: usize,
     per_s: Option<u32>,
     connect_each: bool,
@@ -119,14 +174,15 @@ struct Shape {
 impl Shape {
     const PLAIN: Self = Self {
         unix: false,
-        same_cpu: false,
+        cpus: Cpus::Apart,
+        processes: 0,
         links: 1,
         per_s: None,
         connect_each: false,
         pipeline: 1,
     };
 
-    fn plan(self, target: &Target, sizes: &Sizes, cpu: usize) -> Plan {
+    fn plan(self, target: &Target, sizes: &Sizes, cpus: Vec<usize>) -> Plan {
         Plan {
             pace: Pace::at(self.per_s),
             keep: Keep::of(self.connect_each),
@@ -134,7 +190,8 @@ impl Shape {
             pipeline: self.pipeline,
             warm_up: sizes.warm_up,
             length: Length::For(sizes.round),
-            cpus: vec![cpu],
+            processes: self.processes,
+            cpus,
             ..Plan::new(target.clone())
         }
     }
@@ -142,17 +199,23 @@ impl Shape {
 
 fn begin(bench: &Bench, shape: Shape) -> anyhow::Result<Rounds> {
     let (server_cpu, other_cpu) = bench.cpus;
-    let driver_cpu = if shape.same_cpu {
-        server_cpu
-    } else {
-        other_cpu
+    let (server_cpus, driver_cpus) = match shape.cpus {
+        Cpus::Apart => (vec![server_cpu], vec![other_cpu]),
+        Cpus::Same => (vec![server_cpu], vec![server_cpu]),
+        Cpus::AllForServer => (Vec::new(), vec![other_cpu]),
+        Cpus::All => (Vec::new(), Vec::new()),
     };
     let running = Running::start(bench, |setup| Setup {
         unix: shape.unix,
-        cpus: vec![server_cpu],
+        workers: if server_cpus.is_empty() {
+            bench.all_cpus
+        } else {
+            setup.workers
+        },
+        cpus: server_cpus,
         ..setup
     })?;
-    let plan = shape.plan(&running.ready.target, &bench.sizes, driver_cpu);
+    let plan = shape.plan(&running.ready.target, &bench.sizes, driver_cpus);
     Ok(Box::new(move || {
         let running = &running;
         let around = Around {

@@ -8,7 +8,6 @@
 //!
 //! A server that is not here is named in the results, and so is one that failed.
 
-mod dense;
 mod expiry;
 mod figures;
 mod footprint;

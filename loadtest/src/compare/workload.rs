@@ -10,7 +10,7 @@ use std::time::Duration;
 use foretoken_emulator::{Emulator, Limits, Settings};
 
 use super::peer::{Peer, Ready, Setup};
-use super::{dense, expiry, footprint, herd, idle, loads, outage, restart};
+use super::{expiry, footprint, herd, idle, loads, outage, restart};
 use crate::outcome::Counts;
 use crate::process::Server;
 
@@ -34,13 +34,14 @@ pub(crate) struct Workload {
     pub begin: fn(&Bench) -> anyhow::Result<Rounds>,
 }
 
-pub(super) const WORKLOADS: [Workload; 12] = [
+pub(super) const WORKLOADS: [Workload; 13] = [
     loads::KEEP_ALIVE,
     loads::UNIX,
     loads::OPEN,
     loads::CONNECT_EACH,
     loads::PIPELINED,
-    dense::DENSE,
+    loads::DENSE,
+    loads::LOPSIDED,
     idle::IDLE,
     herd::HERD,
     expiry::EXPIRY,
