@@ -48,7 +48,7 @@ const SMALL: Share = Share {
     outbox_bytes: 4 * 1024,
 };
 /// So many of a worker's clients may do that without a difference to others.
-const MAX_SLOW_CLIENTS: usize = 16;
+const MAX_SLOW_CLIENTS: usize = 4;
 /// Bytes of later requests that are read while an earlier one waits for its token.
 pub(super) const MAX_EARLY_BYTES: usize = READ_BYTES;
 
