@@ -255,6 +255,10 @@ fn a_head_that_is_known_is_not_read_again_and_serves_only_who_may_have_the_token
         Outcome::Wait(waiter) => wait(waiter),
         _ => panic!("nothing is warm"),
     }
+    assert!(matches!(
+        handle(&mut worker, &request, clock.now()),
+        Outcome::Answer(_)
+    ));
     let behind = ask(2) + "GET /next";
     let allocated = allocations(|| {
         for _ in 0..1000 {
@@ -265,6 +269,31 @@ fn a_head_that_is_known_is_not_read_again_and_serves_only_who_may_have_the_token
         }
     });
     assert_eq!(allocated, 0);
+    // What may be secret is not kept, wanted or not.
+    for secret in [
+        "Authorization: Basic x",
+        "X-IDENTITY-HEADER: x",
+        "Secret: x",
+        "Cookie: x",
+    ] {
+        let bytes = first.replace("Metadata: true", &format!("Metadata: true\r\n{secret}"));
+        let mut headers = [(&b""[..], &b""[..]); MAX_HEADERS];
+        let read = head::read(bytes.as_bytes(), &mut headers).expect("good");
+        let (_, count) = read.expect("whole");
+        let request = Request {
+            headers: &headers[..count],
+            head: Some(bytes.as_bytes()),
+            ..request
+        };
+        for _ in 0..3 {
+            assert!(matches!(
+                handle(&mut worker, &request, clock.now()),
+                Outcome::Answer(_)
+            ));
+        }
+        let known = recall(&mut worker, &gate, &local, bytes.as_bytes(), clock.now());
+        assert!(known.is_none(), "{secret}");
+    }
     let mut other = |gate: &Gate, ip: [u8; 4]| {
         let caller = Caller::Tcp(IpAddr::from(ip));
         recall(&mut worker, gate, &caller, first.as_bytes(), clock.now()).is_some()

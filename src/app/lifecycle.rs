@@ -56,7 +56,7 @@ impl Signals {
 
     /// Tells the supervisor that tokens are served, and runs until SIGTERM or SIGINT; then stops
     /// cleanly. `each_second` is called in between.
-    pub fn run(self, app: App, mut each_second: impl AsyncFnMut(&App)) -> Ended {
+    pub fn run(self, mut app: App, mut each_second: impl AsyncFnMut(&App)) -> Ended {
         let Self {
             runtime,
             mut terminate,
@@ -78,6 +78,7 @@ impl Signals {
                             break Ended::Broken;
                         }
                         supervisor.look();
+                        app.tick();
                         each_second(&app).await;
                     }
                 }

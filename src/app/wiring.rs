@@ -232,6 +232,11 @@ impl App {
         self.driver.is_stopped() || self.running.has_lost_one() || self.admin_front.is_over()
     }
 
+    /// To be called once a second.
+    pub fn tick(&mut self) {
+        self.running.tick();
+    }
+
     /// Stops: no new connections, answers finish, callers who wait are told, the store is written.
     pub fn stop(self) {
         tracing::info!("stopping");

@@ -28,6 +28,7 @@ pub struct Facts<'a> {
     identity_header: Once<'a>,
     secret: Once<'a>,
     authorization: Once<'a>,
+    cookie: bool,
 }
 
 /// A header that counts only if it is there once.
@@ -148,6 +149,7 @@ impl<'a> Facts<'a> {
                 self.hosts = self.hosts.saturating_add(1);
                 self.host = Some(value);
             }
+            6 if is(b"cookie") => self.cookie = true,
             6 if is(b"expect") => self.switches = true,
             6 if is(b"origin") => self.browser = true,
             6 if is(b"secret") => self.secret.note(value),
@@ -185,6 +187,13 @@ impl<'a> Facts<'a> {
             "x-identity-header" => self.identity_header.get(),
             _ => self.secret.get(),
         }
+    }
+
+    /// Whether a header is there that may hold a secret, wanted or not.
+    #[must_use]
+    pub fn shows_secret(&self) -> bool {
+        let secrets = [&self.identity_header, &self.secret, &self.authorization];
+        self.cookie || secrets.iter().any(|secret| secret.times > 0)
     }
 
     /// What follows `Basic ` in `Authorization`.

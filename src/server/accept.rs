@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
@@ -56,21 +57,29 @@ pub(super) async fn accept_handed(
     contexts: Vec<Rc<Context>>,
     drain: watch::Receiver<bool>,
 ) {
+    let take = |Handed { gate, stream, peer }: Handed| {
+        let context = contexts.iter().find(|context| context.gate.id == gate);
+        let context = context.expect("all workers have the same listeners");
+        let seat = Seat::take_counted(&context.room);
+        // Without descriptors it would not have been accepted.
+        match TcpStream::from_std(stream) {
+            Ok(stream) => serve_tcp(stream, peer, context, seat),
+            Err(error) => tracing::warn!(%error, "a connection was lost on its way"),
+        }
+    };
     let accepting = async {
-        while let Some(Handed { gate, stream, peer }) = handed.recv().await {
-            let context = contexts.iter().find(|context| context.gate.id == gate);
-            let context = context.expect("all workers have the same listeners");
-            let seat = Seat::take_counted(&context.room);
-            // Without descriptors it would not have been accepted.
-            match TcpStream::from_std(stream) {
-                Ok(stream) => serve_tcp(stream, peer, context, seat),
-                Err(error) => tracing::warn!(%error, "a connection was lost on its way"),
-            }
+        while let Some(one) = handed.recv().await {
+            take(one);
         }
     };
     tokio::select! {
         () = accepting => {}
         () = last_call(drain) => {}
+    }
+    // What came with the last call.
+    handed.close();
+    while let Ok(one) = handed.try_recv() {
+        take(one);
     }
 }
 
@@ -96,8 +105,10 @@ async fn accept_tcp(
                     trouble = false;
                     match room.loads.taker(room.worker) {
                         Some(other) if other != room.worker && !room.is_draining() => {
-                            if let Err(error) = hand_over(stream, peer, context, hands, other) {
-                                tracing::warn!(%error, "a connection could not be handed over");
+                            if let Err(error) =
+                                hand_over(stream, peer, context, &hands[other], other)
+                            {
+                                tracing::warn!(%error, "a connection was lost on its way");
                             }
                         }
                         _ => take(stream, peer),
@@ -120,12 +131,13 @@ async fn accept_tcp(
     Ok(())
 }
 
-/// It counts as the other's from here on, so that a herd is spread and not passed on whole.
+/// It counts as the other's from here on, so that a herd is spread and not passed on whole. If the
+/// other has ended, as it may in a stop, it stays here.
 fn hand_over(
     stream: TcpStream,
     peer: SocketAddr,
-    context: &Context,
-    hands: &Hands,
+    context: &Rc<Context>,
+    hand: &UnboundedSender<Handed>,
     other: usize,
 ) -> io::Result<()> {
     let handed = Handed {
@@ -135,10 +147,12 @@ fn hand_over(
     };
     let loads = &context.room.loads;
     loads.add(other);
-    hands[other].send(handed).map_err(|_| {
+    if let Err(SendError(back)) = hand.send(handed) {
         loads.take(other);
-        io::Error::other("its worker has ended")
-    })
+        let stream = TcpStream::from_std(back.stream)?;
+        serve_tcp(stream, peer, context, Seat::take(&context.room));
+    }
+    Ok(())
 }
 
 async fn accept_unix(

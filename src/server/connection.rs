@@ -16,11 +16,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 
-use super::desk::{Desk, Lease, READ_BYTES};
+use super::desk::{Desk, Lease, READ_BYTES, Scratch};
 use super::exchange::{self, Done, Step, Wait};
 use super::handler::{Gate, Worker};
 use super::room::{Room, Seat};
-use super::wiped::{Wiped, wipe};
+use super::wiped::Wiped;
 use crate::authz::Caller;
 use crate::clock::Clock;
 
@@ -226,20 +226,17 @@ fn poll<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut scratch = context.desk.scratch.borrow_mut();
+    let mut scratch = context.desk.scratch();
     loop {
         let share = Share::of(&context.desk);
-        let count = match poll_read(io, wakeup, &mut scratch[..share.read_bytes])? {
+        match poll_read(io, wakeup, &mut scratch, share.read_bytes)? {
             Poll::Ready(0) => return Poll::Ready(Ok(Stop::End(End::Plain))),
-            Poll::Ready(count) => count,
+            Poll::Ready(_) => {}
             Poll::Pending if seat.rest(wakeup) => return Poll::Pending,
             Poll::Pending => return Poll::Ready(Ok(Stop::End(End::Plain))),
-        };
+        }
         seat.work();
-        let bytes = &scratch[..count];
-        let stop = answer_at_once(io, wakeup, caller, context, bytes, share);
-        wipe(&mut scratch[..count]);
-        if let Some(stop) = stop? {
+        if let Some(stop) = answer_at_once(io, wakeup, caller, context, &scratch, share)? {
             return Poll::Ready(Ok(stop));
         }
     }
@@ -257,7 +254,9 @@ fn answer_at_once<I: AsyncWrite + Unpin>(
     let mut outbox = desk.outbox();
     let batch = answer_all(caller, context, bytes, &mut outbox, share);
     let (written, flushed) = write_at_once(io, wakeup, &outbox)?;
-    desk.answered.set(true);
+    if !outbox.is_empty() {
+        desk.answered.set(true);
+    }
     let (unsent, unread) = (&outbox[written..], &bytes[batch.consumed..]);
     if flushed && unsent.is_empty() {
         match batch.end {
@@ -329,7 +328,9 @@ where
     loop {
         if let Some(outbox) = outbox.take() {
             write(io, desk, &outbox).await?;
-            desk.answered.set(true);
+            if !outbox.is_empty() {
+                desk.answered.set(true);
+            }
             first_byte_at = context.clock.now();
         }
         if end.is_some() || inbox.is_empty() {
@@ -399,7 +400,7 @@ fn write_at_once<I: AsyncWrite + Unpin>(
             Poll::Pending => return Ok((written, false)),
         }
     }
-    let flushed = Pin::new(io).poll_flush(wakeup)?.is_ready();
+    let flushed = bytes.is_empty() || Pin::new(io).poll_flush(wakeup)?.is_ready();
     Ok((written, flushed))
 }
 
@@ -410,11 +411,10 @@ pub(super) async fn read<I: AsyncRead + Unpin>(
     into: &mut Lease,
 ) -> io::Result<usize> {
     poll_fn(|wakeup| {
-        let mut scratch = desk.scratch.borrow_mut();
+        let mut scratch = desk.scratch();
         let most = into.len().clamp(SMALL.read_bytes, READ_BYTES);
-        let count = ready!(poll_read(io, wakeup, &mut scratch[..most]))?;
-        into.extend(&scratch[..count]);
-        wipe(&mut scratch[..count]);
+        let count = ready!(poll_read(io, wakeup, &mut scratch, most))?;
+        into.extend(&scratch);
         Poll::Ready(Ok(count))
     })
     .await
@@ -423,22 +423,143 @@ pub(super) async fn read<I: AsyncRead + Unpin>(
 fn poll_read<I: AsyncRead + Unpin>(
     io: &mut I,
     wakeup: &mut Wakeup<'_>,
-    into: &mut [u8],
+    into: &mut Scratch<'_>,
+    most: usize,
 ) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(into);
+    let mut buffer = ReadBuf::new(into.empty(most));
     ready!(Pin::new(io).poll_read(wakeup, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
+    let count = buffer.filled().len();
+    into.filled(count);
+    Poll::Ready(Ok(count))
 }
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::task::Waker;
+
     use tokio::net::TcpStream;
 
+    use super::super::steering::Loads;
     use super::*;
+    use crate::authz::Policy;
+    use crate::cache::Cache;
+    use crate::protocol::Dialect;
+    use crate::refresh::{self, Driver, Writer};
+    use crate::server::handler::Live;
+    use crate::store::Store;
+    use crate::telemetry::metrics::Metrics;
+    use crate::token::AccessToken;
+    use crate::upstream::{Ask, Class, FetchError, TokenSource};
 
     #[test]
     fn an_idle_connection_takes_little() {
         // Beside it there are the runtime's own records of the task and of the socket.
         assert!(size_of::<Connection<TcpStream>>() <= 112);
+    }
+
+    struct Failing;
+
+    impl TokenSource for Failing {
+        fn fetch(
+            &self,
+            _: Ask,
+        ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
+            std::future::ready(Err(FetchError::of(Class::Denied)))
+        }
+    }
+
+    fn context() -> (Context, Driver) {
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let (cache, limits) = (Arc::new(Cache::new()), refresh::Settings::default());
+        let cached = Arc::clone(&cache);
+        let writer = Writer::new(limits, "imds", cached, Store::off(), metrics.clone());
+        let driver = Driver::start(writer, Failing, clock.clone(), vec![]).unwrap();
+        let live = Live {
+            policy: Policy::default(),
+            upstream: "imds".into(),
+        };
+        let worker = Worker::new(cache, Arc::new(live), driver.handle(), metrics.clone());
+        let context = Context {
+            worker: Rc::new(RefCell::new(worker)),
+            gate: Gate {
+                id: 0,
+                dialects: vec![Dialect::Imds],
+                dates_2017: false,
+                without_metadata: false,
+                arc: None,
+            },
+            clock,
+            room: Rc::new(Room::new(0, Loads::new(1, 10), metrics)),
+            desk: Rc::default(),
+            tls: None,
+        };
+        (context, driver)
+    }
+
+    #[test]
+    fn half_a_head_is_no_answer_and_a_refusal_is() {
+        let (context, driver) = context();
+        let (mut io, _client) = tokio::io::duplex(4096);
+        let mut wakeup = Wakeup::from_waker(Waker::noop());
+        let caller = Caller::Tcp([127, 0, 0, 1].into());
+        let mut answered = |bytes: &[u8]| {
+            let stop = answer_at_once(&mut io, &mut wakeup, &caller, &context, bytes, FULL);
+            assert!(stop.is_ok());
+            context.desk.has_answered()
+        };
+        assert!(!answered(b"GET / HT"));
+        assert!(answered(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        driver.stop();
+    }
+
+    /// A socket that panics when it is written to.
+    struct Broken(&'static [u8]);
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Wakeup<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            into.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Wakeup<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            panic!("asked for")
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Wakeup<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Wakeup<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_of_a_request_or_its_answer_to_the_next_connection() {
+        let (context, driver) = context();
+        let seat = Seat::take(&context.room);
+        let caller = Caller::Tcp([127, 0, 0, 1].into());
+        let mut io = Broken(b"POST /x HTTP/1.1\r\nHost: localhost\r\nSecret: hunter2\r\n\r\n");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let mut wakeup = Wakeup::from_waker(Waker::noop());
+            let _ = poll(&mut io, &mut wakeup, &caller, &context, &seat);
+        }));
+        assert!(panicked.is_err());
+        driver.stop();
+        let mut scratch = context.desk.scratch();
+        assert!(scratch.empty(READ_BYTES).iter().all(|byte| *byte == 0));
+        assert!(context.desk.outbox().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use super::wiped::Wiped;
+use super::wiped::{Wiped, wipe};
 use super::wire;
 use crate::clock::UnixMs;
 
@@ -20,8 +20,7 @@ const MAX_SPARE_BYTES: usize = READ_BYTES;
 
 /// What the connections of one worker share.
 pub(super) struct Desk {
-    /// Into which is read. Wiped before it is let go of.
-    pub scratch: RefCell<Box<[u8]>>,
+    scratch: RefCell<Box<[u8]>>,
     outbox: RefCell<Wiped>,
     spare: RefCell<Vec<Wiped>>,
     /// The fewest spare buffers since the last tick: so many were of no use.
@@ -50,6 +49,14 @@ impl Default for Desk {
 }
 
 impl Desk {
+    /// Into which is read.
+    pub fn scratch(&self) -> Scratch<'_> {
+        Scratch {
+            bytes: self.scratch.borrow_mut(),
+            used: 0,
+        }
+    }
+
     /// From which is written what can be answered at once.
     pub fn outbox(&self) -> Outbox<'_> {
         Outbox(self.outbox.borrow_mut())
@@ -73,8 +80,13 @@ impl Desk {
         }
     }
 
-    /// Frees the buffers that nobody needed since the last tick, the longest unused ones.
+    /// Frees the buffers that nobody needed since the last tick, the longest unused ones, and what a
+    /// pipeline has made of the outbox.
     pub fn tick(&self) {
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.capacity() > MAX_SPARE_BYTES {
+            *outbox = Wiped::default();
+        }
         let mut spare = self.spare.borrow_mut();
         spare.drain(..self.fewest.get());
         self.fewest.set(spare.len());
@@ -93,6 +105,44 @@ impl Desk {
         let date = wire::date(now.as_secs());
         self.date.set((now.as_secs(), date));
         date
+    }
+}
+
+/// The scratch of the worker, and what is in it: gone when it is let go of, whatever happens in between.
+pub(super) struct Scratch<'a> {
+    bytes: RefMut<'a, Box<[u8]>>,
+    used: usize,
+}
+
+impl Scratch<'_> {
+    /// Takes out what is in it, and gives room for other bytes.
+    pub fn empty(&mut self, room: usize) -> &mut [u8] {
+        self.wipe();
+        &mut self.bytes[..room]
+    }
+
+    /// So many were put in.
+    pub fn filled(&mut self, count: usize) {
+        self.used = count;
+    }
+
+    fn wipe(&mut self) {
+        wipe(&mut self.bytes[..self.used]);
+        self.used = 0;
+    }
+}
+
+impl Deref for Scratch<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 

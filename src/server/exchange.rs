@@ -1,7 +1,8 @@
 //! One request and its answer, in two steps: at once if that can be, else after a wait.
 //!
-//! Every head is read by `head.rs` before anything else looks at it: nothing stands between the
-//! strict reader and the handler that could understand a request differently.
+//! A head that is not known from before (`known.rs`) is read by `head.rs` before anything else looks at
+//! it: nothing stands between the strict reader and the handler that could understand a request
+//! differently.
 
 use std::sync::Arc;
 use std::time::Duration;

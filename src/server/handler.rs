@@ -156,8 +156,9 @@ pub fn handle<'w>(worker: &'w mut Worker, request: &Request<'_>, now: UnixMs) ->
         Ok(place) => place,
         Err(refusal) => return worker.refuse(request, refusal, dialect),
     };
-    if let (None, Some(head)) = (proven, request.head)
+    if let (Turn::First, None, Some(head)) = (request.turn, proven, request.head)
         && dialect.proof() == Proof::Metadata
+        && !facts.shows_secret()
     {
         let (gate, headers) = (request.gate.id, request.headers);
         worker.known.keep(gate, head, headers, dialect, place);

@@ -5,7 +5,8 @@
 //! its request id, is read as that one was: the same lines, the same target, the same headers. So
 //! it need not be read again, which costs ten times as much as to compare the two.
 //!
-//! Heads with anything secret in them are not kept.
+//! Heads with anything secret in them are not kept, and no other before it comes a second time: a
+//! client that puts something new into each of its heads takes nobody's place.
 
 use std::hash::BuildHasher;
 use std::ops::Range;
@@ -17,7 +18,7 @@ use crate::protocol::Dialect;
 /// Heads with the same request line, or with one of the same hash, that are kept: one for each
 /// client library on the machine, and the newest stay.
 const WAYS: usize = 4;
-/// A power of two. With all heads as long as they may be, a worker keeps 2 MiB.
+/// A worker keeps 2 MiB at the most, with all heads as long as they may be.
 const SETS: usize = 512;
 /// Longer heads are read each time. The longest recorded has 811 bytes.
 const MAX_KEPT_BYTES: usize = 1024;
@@ -26,9 +27,17 @@ const REQUEST_ID: &[u8] = b"x-ms-client-request-id";
 
 /// What a worker keeps.
 pub struct Known {
-    sets: Box<[[Option<KnownHead>; WAYS]]>,
-    next: usize,
+    sets: Box<[Set]>,
     hasher: foldhash::fast::RandomState,
+}
+
+#[derive(Default)]
+struct Set {
+    heads: [Option<Box<KnownHead>>; WAYS],
+    /// Which of them was kept last.
+    newest: usize,
+    /// The head that was not kept last, by its hash.
+    seen: u64,
 }
 
 /// A head that was checked.
@@ -46,8 +55,7 @@ pub struct KnownHead {
 impl Default for Known {
     fn default() -> Self {
         Self {
-            sets: (0..SETS).map(|_| [const { None }; WAYS]).collect(),
-            next: 0,
+            sets: (0..SETS).map(|_| Set::default()).collect(),
             hasher: foldhash::fast::RandomState::default(),
         }
     }
@@ -57,11 +65,14 @@ impl Known {
     /// The head that the bytes start with, if it came in here before.
     #[must_use]
     pub fn find(&self, gate: u32, bytes: &[u8]) -> Option<&KnownHead> {
-        let mut heads = self.sets[self.set(bytes)?].iter().flatten();
-        heads.find(|head| head.gate == gate && head.is_start_of(bytes))
+        let mut heads = self.sets[self.set(bytes)?].heads.iter().flatten();
+        heads
+            .find(|head| head.gate == gate && head.is_start_of(bytes))
+            .map(|head| &**head)
     }
 
-    /// Keeps a head that was checked: all of the bytes, and its headers.
+    /// Keeps a head that was checked, if it comes for the second time: all of the bytes, and its
+    /// headers, none of which is secret.
     pub fn keep(
         &mut self,
         gate: u32,
@@ -73,34 +84,30 @@ impl Known {
         let Some(set) = self.set(bytes).filter(|_| bytes.len() <= MAX_KEPT_BYTES) else {
             return;
         };
-        let mut ids = headers
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case(REQUEST_ID));
-        let id = match (ids.next(), ids.next()) {
-            (Some((_, value)), None) if is_id(value) => {
-                let start = (value.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
-                match start.checked_add(value.len()) {
-                    Some(end) if bytes.get(start..end) == Some(value) => start..end,
-                    _ => return,
-                }
-            }
-            (None, _) => 0..0,
-            _ => return,
+        let Some(id) = request_id(bytes, headers) else {
+            return;
         };
+        let other = (gate, &bytes[..id.start], &bytes[id.end..]);
+        let hash = self.hasher.hash_one(other);
         let set = &mut self.sets[set];
+        if set.seen != hash {
+            set.seen = hash;
+            return;
+        }
         let same = |head: &KnownHead| head.gate == gate && head.is_start_of(bytes);
-        let way = set.iter().position(|way| way.as_ref().is_none_or(same));
-        let way = way.unwrap_or_else(|| {
-            self.next = (self.next + 1) % WAYS;
-            self.next
-        });
-        set[way] = Some(KnownHead {
+        let way = set
+            .heads
+            .iter()
+            .position(|head| head.as_deref().is_none_or(same));
+        let way = way.unwrap_or((set.newest + 1) % WAYS);
+        set.newest = way;
+        set.heads[way] = Some(Box::new(KnownHead {
             gate,
             bytes: bytes.into(),
             id,
             dialect,
             place,
-        });
+        }));
     }
 
     /// By the request line, which every head has and which tells keys apart.
@@ -108,6 +115,22 @@ impl Known {
         let line = &bytes[..memchr::memchr(b'\r', bytes)?];
         let hash = self.hasher.hash_one(line);
         Some(usize::try_from(hash % SETS as u64).expect("a set's number fits"))
+    }
+}
+
+/// Where the request id stands, or an empty range if there is none; nothing if that cannot be told.
+fn request_id(bytes: &[u8], headers: &[Header<'_>]) -> Option<Range<usize>> {
+    let mut ids = headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case(REQUEST_ID));
+    match (ids.next(), ids.next()) {
+        (Some((_, value)), None) if is_id(value) => {
+            let start = (value.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+            let id = start..start.checked_add(value.len())?;
+            (bytes.get(id.clone()) == Some(value)).then_some(id)
+        }
+        (None, _) => Some(0..0),
+        _ => None,
     }
 }
 
@@ -163,6 +186,11 @@ mod tests {
     }
 
     fn keep(known: &mut Known, gate: u32, head: &str) {
+        see(known, gate, head);
+        see(known, gate, head);
+    }
+
+    fn see(known: &mut Known, gate: u32, head: &str) {
         let mut headers = [(&b""[..], &b""[..]); MAX_HEADERS];
         let (_, count) = read(head.as_bytes(), &mut headers).unwrap().unwrap();
         let headers = &headers[..count];
@@ -214,15 +242,33 @@ mod tests {
     #[test]
     fn no_more_are_kept_than_there_is_room_for_and_the_newest_stay() {
         let mut known = Known::default();
-        let head = |number| HEAD.replace("*/*", &format!("{number}"));
+        let head = |line: &str, number| {
+            let head = HEAD.replace("*/*", &format!("{number}"));
+            head.replace("resource=r", &format!("resource={line}"))
+        };
         for number in 0..100 {
-            keep(&mut known, 1, &head(number));
-            keep(&mut known, 1, &head(number));
-            assert!(knows(&known, &head(number)));
+            keep(&mut known, 1, &head("r", number));
+            // Others, in sets of their own.
+            for line in ["s", "t", "u"] {
+                keep(&mut known, 1, &head(line, number));
+            }
+            assert!(knows(&known, &head("r", number)));
+            assert!(number == 0 || knows(&known, &head("r", number - 1)));
         }
-        let kept = (0..100).filter(|number| knows(&known, &head(*number)));
-        assert_eq!(kept.count(), WAYS);
-        assert!(knows(&known, &head(99)));
+        let kept = (0..100).filter(|number| knows(&known, &head("r", *number)));
+        assert!(kept.count() <= WAYS);
+    }
+
+    #[test]
+    fn a_client_whose_heads_are_all_new_takes_nobodys_place() {
+        let mut known = Known::default();
+        keep(&mut known, 1, HEAD);
+        for number in 0..100 {
+            let head = HEAD.replace("*/*", &format!("{number}"));
+            see(&mut known, 1, &head);
+            assert!(!knows(&known, &head));
+        }
+        assert!(knows(&known, HEAD));
     }
 
     proptest! {

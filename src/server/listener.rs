@@ -85,15 +85,21 @@ impl Bound {
         }
     }
 
-    /// Starts listening and hands out one socket for each worker, in their order.
-    pub(super) fn open(self, workers: usize, cpus: Option<&Cpus>) -> Result<Vec<Open>, BindError> {
+    /// Starts listening and hands out one socket for each worker, in their order. Says also whether
+    /// the kernel steers connections to workers by the CPU.
+    pub(super) fn open(
+        self,
+        workers: usize,
+        cpus: Option<&Cpus>,
+    ) -> Result<(Vec<Open>, bool), BindError> {
         let address = self.address();
         let opened: io::Result<_> = match self.sockets {
             Sockets::Tcp(sockets) => listen(sockets, cpus),
             // One queue for all workers; the kernel wakes whoever waits.
-            Sockets::Unix(listener) => (0..workers)
-                .map(|_| Ok(Open::Unix(listener.try_clone()?)))
-                .collect(),
+            Sockets::Unix(listener) => {
+                let all = (0..workers).map(|_| Ok(Open::Unix(listener.try_clone()?)));
+                all.collect::<io::Result<_>>().map(|all| (all, false))
+            }
         };
         opened.map_err(|error| BindError::new(&address, error))
     }
@@ -128,20 +134,23 @@ fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn listen(sockets: Vec<Socket>, cpus: Option<&Cpus>) -> io::Result<Vec<Open>> {
-    let mut open = Vec::new();
+fn listen(sockets: Vec<Socket>, cpus: Option<&Cpus>) -> io::Result<(Vec<Open>, bool)> {
+    let (mut open, mut steered) = (Vec::new(), false);
     for socket in sockets {
         socket.listen(BACKLOG)?;
         let socket = std::net::TcpListener::from(socket);
         // From the first one on, as connections come from now on.
-        if let (true, Some(cpus)) = (open.is_empty(), cpus)
-            && let Err(error) = cpus.steer(&socket)
-        {
-            tracing::info!(%error, "the kernel spreads connections without regard to CPUs");
+        if let (true, Some(cpus)) = (open.is_empty(), cpus) {
+            match cpus.steer(&socket) {
+                Ok(()) => steered = true,
+                Err(error) => {
+                    tracing::info!(%error, "the kernel spreads connections without regard to CPUs");
+                }
+            }
         }
         open.push(Open::Tcp(socket));
     }
-    Ok(open)
+    Ok((open, steered))
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {

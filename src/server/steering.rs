@@ -104,6 +104,13 @@ impl Loads {
         self.connections[worker].fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Of all workers.
+    pub fn sum(&self) -> usize {
+        (0..self.connections.len())
+            .map(|worker| self.of(worker))
+            .sum()
+    }
+
     pub fn has_place(&self, worker: usize) -> bool {
         self.of(worker) < self.max
     }
@@ -122,7 +129,7 @@ impl Loads {
         Some(worker)
     }
 
-    fn of(&self, worker: usize) -> usize {
+    pub fn of(&self, worker: usize) -> usize {
         self.connections[worker].load(Ordering::Relaxed)
     }
 }
@@ -211,7 +218,8 @@ mod tests {
             panic!("a TCP listener");
         };
         let cpus = Arc::new(cpus);
-        let open = bound.open(workers, Some(&cpus)).unwrap();
+        let (open, steered) = bound.open(workers, Some(&cpus)).unwrap();
+        assert!(steered);
         for (worker, socket) in open.iter().enumerate() {
             let pinned = Arc::clone(&cpus);
             let connect = move || {

@@ -22,7 +22,7 @@ pub(super) struct Trim {
 
 impl Trim {
     /// Whether half of the most connections that there were, and enough, have closed since. To be
-    /// asked once a second, with the number of those that are open.
+    /// asked once a second, with the number of those that are open in the process.
     pub fn is_due(&mut self, open: usize) -> bool {
         self.peak = self.peak.max(open);
         let closed = self.peak - open;
@@ -34,8 +34,8 @@ impl Trim {
     }
 }
 
-/// Gives back what is free: some milliseconds, in which nobody can allocate for long. A hit does
-/// not.
+/// Gives back what is free: some milliseconds, in which others wait who allocate. A hit on a known
+/// head does not.
 pub(super) fn give_back() {
     // SAFETY: it takes a number and no pointer, may be called by any thread at any time, and moves
     // nothing that is in use (malloc_trim(3): MT-Safe).

@@ -20,7 +20,8 @@ impl Wiped {
     pub fn room_for(&mut self, more: usize) -> &mut Vec<u8> {
         let needed = self.0.len() + more;
         if needed > self.0.capacity() {
-            let mut larger = Vec::with_capacity(needed.next_power_of_two().max(MIN_BYTES));
+            let step = MIN_BYTES.max(self.0.capacity());
+            let mut larger = Vec::with_capacity(needed.next_multiple_of(step));
             larger.extend_from_slice(&self.0);
             wipe(&mut std::mem::replace(&mut self.0, larger));
         }

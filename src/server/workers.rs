@@ -60,6 +60,8 @@ pub struct Parts {
 /// The running front.
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
+    loads: Loads,
+    trim: Trim,
     pulses: Vec<Pulse>,
     draining: watch::Sender<bool>,
 }
@@ -108,9 +110,12 @@ impl Doors {
     /// A socket cannot listen, or a certificate or folder cannot be used.
     pub fn open(bound: Vec<Bound>, workers: usize, cpus: Option<Cpus>) -> Result<Self, DoorError> {
         let mut sets: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut steered = false;
         for (id, bound) in (0..).zip(bound) {
             let (gate, tls) = gate(id, &bound.listener)?;
-            for (worker, socket) in sets.iter_mut().zip(bound.open(workers, cpus.as_ref())?) {
+            let (sockets, is_steered) = bound.open(workers, cpus.as_ref())?;
+            steered |= is_steered;
+            for (worker, socket) in sets.iter_mut().zip(sockets) {
                 worker.push(Door {
                     gate: gate.clone(),
                     tls: tls.clone(),
@@ -118,7 +123,8 @@ impl Doors {
                 });
             }
         }
-        let cpus = cpus.map(Arc::new);
+        // To be bound to a CPU is of no use to a worker that gets connections from all of them.
+        let cpus = cpus.filter(|_| steered).map(Arc::new);
         Ok(Self { sets, cpus })
     }
 }
@@ -190,6 +196,8 @@ impl Running {
         });
         Ok(Self {
             threads: threads.collect::<io::Result<_>>()?,
+            loads,
+            trim: Trim::default(),
             pulses,
             draining,
         })
@@ -199,6 +207,13 @@ impl Running {
     #[must_use]
     pub fn pulses(&self) -> &[Pulse] {
         &self.pulses
+    }
+
+    /// To be called once a second, by a thread that may take some milliseconds: gives memory back.
+    pub fn tick(&mut self) {
+        if self.trim.is_due(self.loads.sum()) {
+            trim::give_back();
+        }
     }
 
     /// Stops accepting and lets connections finish what they are at.
@@ -237,7 +252,6 @@ async fn run(
     let mut accepting = JoinSet::new();
     let desk = Rc::new(Desk::default());
     let mut strikes = 0;
-    let mut trim = Trim::default();
     let keys: Vec<_> = doors
         .iter()
         .filter_map(|door| door.gate.arc.clone())
@@ -265,17 +279,16 @@ async fn run(
                 worker.borrow_mut().tick();
                 desk.tick();
                 room.tick();
-                if trim.is_due(room.open()) {
-                    tokio::task::spawn_blocking(trim::give_back);
-                }
                 strikes = strikes_after(strikes, room.has_panicked(), desk.has_answered());
                 if strikes >= MAX_STRIKES {
                     tracing::error!("connections do nothing but panic, the worker ends");
                     return;
                 }
-                for keys in &keys {
-                    let (keys, now) = (Arc::clone(keys), parts.clock.now());
-                    tokio::task::spawn_blocking(move || keys.clear(now));
+                // A thread that cannot be had is had a second later.
+                let (keys, now) = (keys.clone(), parts.clock.now());
+                if !keys.is_empty() {
+                    let clear = move || keys.iter().for_each(|keys| keys.clear(now));
+                    drop(std::thread::Builder::new().name("arc-keys".into()).spawn(clear));
                 }
             }
             _ = drain.wait_for(|on| *on) => break,
@@ -340,7 +353,29 @@ mod tests {
         }
     }
 
+    fn listener(address: Address, dialect: Dialect) -> Listener {
+        Listener {
+            address,
+            dialects: vec![dialect],
+            expires_on_2017: ExpiresOn::Epoch,
+            without_metadata: false,
+            tls: None,
+            arc: None,
+            optional: false,
+        }
+    }
+
     fn start(cache: &Arc<Cache>) -> (Running, Driver, SocketAddr) {
+        let (running, driver, addresses) = start_all(cache, &[Dialect::Imds], None);
+        (running, driver, addresses[0])
+    }
+
+    /// With two workers, and a listener for each dialect.
+    fn start_all(
+        cache: &Arc<Cache>,
+        dialects: &[Dialect],
+        cpus: Option<Cpus>,
+    ) -> (Running, Driver, Vec<SocketAddr>) {
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let limits = refresh::Settings {
             max_in_flight: 4,
@@ -355,19 +390,17 @@ mod tests {
             metrics.clone(),
         );
         let driver = Driver::start(writer, Failing, clock.clone(), vec![]).unwrap();
-        let listener = Listener {
-            address: Address::Tcp("127.0.0.1:0".parse().unwrap()),
-            dialects: vec![Dialect::Imds],
-            expires_on_2017: ExpiresOn::Epoch,
-            without_metadata: false,
-            tls: None,
-            arc: None,
-            optional: false,
+        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let bind = |dialect: &Dialect| {
+            let bound = Bound::bind(&listener(any.clone(), *dialect), 2);
+            bound.unwrap().unwrap()
         };
-        let bound = Bound::bind(&listener, 2).unwrap().unwrap();
-        let Address::Tcp(address) = bound.address() else {
-            panic!("a TCP listener");
+        let bound: Vec<_> = dialects.iter().map(bind).collect();
+        let address = |bound: &Bound| match bound.address() {
+            Address::Tcp(address) => address,
+            Address::Unix(_) => panic!("a TCP listener"),
         };
+        let addresses = bound.iter().map(address).collect();
         let parts = Parts {
             cache: Arc::clone(cache),
             live: Arc::new(Live {
@@ -379,8 +412,8 @@ mod tests {
             clock,
             max_connections: 100,
         };
-        let running = Running::start(Doors::open(vec![bound], 2, None).unwrap(), &parts).unwrap();
-        (running, driver, address)
+        let running = Running::start(Doors::open(bound, 2, cpus).unwrap(), &parts).unwrap();
+        (running, driver, addresses)
     }
 
     /// Asks for a token, and reads what comes in answer once it is wanted.
@@ -434,6 +467,59 @@ mod tests {
         until(&mut pulses, |hanging| hanging.is_empty());
         running.drain();
         driver.stop();
+    }
+
+    #[test]
+    fn a_crowd_from_one_cpu_is_spread_and_each_is_still_asked_at_its_listener() {
+        let dialects = [Dialect::Imds, Dialect::VmExtension];
+        let cpus = Cpus::of(2);
+        let spread_by_hand = cpus.is_some();
+        let (running, driver, addresses) = start_all(&Arc::new(Cache::new()), &dialects, cpus);
+        let crowd = std::thread::spawn(move || {
+            if let Some(cpus) = Cpus::of(2) {
+                cpus.pin(0);
+            }
+            let connect = |number: usize| {
+                let address = addresses[number % 2];
+                let stream = TcpStream::connect(address).unwrap();
+                (number, stream)
+            };
+            (0..80).map(connect).collect::<Vec<_>>()
+        });
+        let mut crowd = crowd.join().unwrap();
+        for (number, stream) in &mut crowd {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let path = ["/metadata/identity/oauth2/token", "/oauth2/token"][*number % 2];
+            let query = "api-version=2018-02-01&resource=r";
+            let head = "Host: 127.0.0.1\r\nMetadata: true\r\n";
+            write!(stream, "GET {path}?{query} HTTP/1.1\r\n{head}\r\n").unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).unwrap();
+            // Neither has a token, and each knows its own path only.
+            assert_eq!(&start, b"HTTP/1.1 503", "{number}");
+        }
+        let loads = &running.loads;
+        assert_eq!(loads.sum(), 80);
+        assert!(!spread_by_hand || (0..2).all(|worker| loads.of(worker) >= 20));
+        driver.stop();
+    }
+
+    #[test]
+    fn workers_are_bound_to_cpus_only_where_connections_are_steered() {
+        let folder = tempfile::tempdir().unwrap();
+        let unix = Address::Unix(folder.path().join("s.sock"));
+        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let open = |addresses: &[&Address]| {
+            let bind = |address: &&Address| {
+                let bound = Bound::bind(&listener((*address).clone(), Dialect::Imds), 2);
+                bound.unwrap().unwrap()
+            };
+            let bound = addresses.iter().map(bind).collect();
+            Doors::open(bound, 2, Cpus::of(2)).unwrap().cpus.is_some()
+        };
+        assert!(!open(&[&unix]));
+        std::fs::remove_file(folder.path().join("s.sock")).unwrap();
+        assert_eq!(open(&[&unix, &any]), Cpus::of(2).is_some());
     }
 
     #[test]
