@@ -54,7 +54,8 @@ pub fn negative_ms(error: &FetchError, jitter: Jitter) -> u64 {
     stands.max(asked_ms(error)).min(MAX_NEGATIVE_MS)
 }
 
-/// The longest that any answer without a token stands.
+/// The longest that any answer without a token stands. A trouble is told for longer only while the
+/// call that follows it is silent.
 pub const MAX_NEGATIVE_MS: u64 = 5000;
 
 /// The longest pause of a key that its source does not ask for.

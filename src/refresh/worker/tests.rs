@@ -1,3 +1,4 @@
+use super::doubt::{DOUBTED_ALONE_MS, DOUBTED_MS};
 use super::*;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -715,4 +716,104 @@ fn the_lag_of_a_renewal_counts_from_when_it_was_due_over_failures_to_the_token()
     worker.step(due, Event::Woken);
     let same = Event::Fetched(id, token(landed, HOUR_MS), true);
     assert_eq!(worker.step(due.plus(20), same).lag_ms, None, "not renewed");
+}
+
+#[test]
+fn a_silent_probe_holds_its_callers_for_a_moment_and_what_it_brings_is_kept() {
+    let mut worker = worker(10);
+    let (_, at) = trip(&mut worker, START);
+    assert!(is_called(&demand(&mut worker, at, 1), 1));
+    let early = at.plus(DOUBTED_MS - 1);
+    assert_eq!(refusal(&demand(&mut worker, early, 1), 1), None);
+    let told_at = at.plus(DOUBTED_MS);
+    let step = worker.step(early, Event::Woken);
+    assert!(step.wake_at <= Some(told_at), "{step:?}");
+    let actions = worker.step(told_at, Event::Woken).actions;
+    let told = refusal(&actions, 1).expect("who waits is told");
+    assert_eq!(told.class, Class::ServerError);
+    assert_eq!(told.retry_after, Some(Duration::from_secs(1)));
+    assert!(!actions.contains(&Action::Retire(1)), "the call goes on");
+    for ms in [1, 3000, 9000] {
+        let actions = demand(&mut worker, told_at.plus(ms), 1);
+        assert!(refusal(&actions, 1).is_some() && !is_called(&actions, 1));
+    }
+    fetched(&mut worker, at.plus(9500), 1);
+    assert_eq!((worker.breaker(), worker.in_flight()), ("closed", 0));
+    let (due, last) = worker.plan(1).expect("the key");
+    assert!(due.is_some() && last == LastResult::Renewed);
+}
+
+#[test]
+fn who_waits_for_a_silent_call_of_which_nothing_is_known_is_held_until_the_breaker_opens() {
+    for class in [Class::Denied, Class::Timeout] {
+        let mut worker = worker(10);
+        // A trouble of another key, or a refusal of its own, says nothing of this call.
+        demand(&mut worker, START, 2);
+        fail(&mut worker, START, 2, Class::ServerError);
+        demand(&mut worker, START, 1);
+        fetched(&mut worker, START, 1);
+        let over = START.plus(HOUR_MS);
+        demand(&mut worker, over, 1);
+        fail(&mut worker, over, 1, Class::Denied);
+        let at = over.plus(MAX_NEGATIVE_MS);
+        assert!(is_called(&demand(&mut worker, at, 1), 1));
+        for ms in [DOUBTED_MS, DOUBTED_ALONE_MS, 9000] {
+            assert_eq!(worker.step(at.plus(ms), Event::Woken).actions, []);
+            assert_eq!(demand(&mut worker, at.plus(ms), 1), []);
+        }
+        for id in 101..=105 {
+            demand(&mut worker, at.plus(9000), id);
+        }
+        let failed = (101..=105).flat_map(|id| fail(&mut worker, at.plus(9001), id, class));
+        let actions: Vec<_> = failed.collect();
+        let told = refusal(&actions, 1);
+        assert_eq!(
+            told.map(|it| it.class),
+            Some(class).filter(|it| *it == Class::Timeout)
+        );
+    }
+}
+
+#[test]
+fn a_key_that_alone_is_silent_again_holds_its_callers_for_longer_and_makes_up_no_status() {
+    let mut worker = worker(10);
+    demand(&mut worker, START, 1);
+    fetched(&mut worker, START, 1);
+    let over = START.plus(HOUR_MS);
+    demand(&mut worker, over, 1);
+    let gone = FetchError {
+        status: Some(410),
+        ..error(Class::Updating, None)
+    };
+    worker.step(over, Event::Failed(1, gone));
+    // The upstream answers others.
+    demand(&mut worker, over, 2);
+    fetched(&mut worker, over, 2);
+    let at = over.plus(MAX_NEGATIVE_MS);
+    assert!(is_called(&demand(&mut worker, at, 1), 1));
+    assert_eq!(worker.step(at.plus(DOUBTED_MS), Event::Woken).actions, []);
+    assert_eq!(demand(&mut worker, at.plus(DOUBTED_ALONE_MS - 1), 1), []);
+    let (told_at, actions) = next(&mut worker, at.plus(DOUBTED_MS));
+    assert_eq!(told_at, at.plus(DOUBTED_ALONE_MS));
+    let told = refusal(&actions, 1).expect("who waits is told");
+    assert_eq!((told.class, told.status), (Class::Updating, None));
+}
+
+#[test]
+fn nobody_is_told_anything_before_the_token_is_over() {
+    let mut worker = worker(10);
+    demand(&mut worker, START, 1);
+    fetched(&mut worker, START, 1);
+    let over = serve_until(&token(START, HOUR_MS));
+    let began = over.minus(3000);
+    let failed = Arc::new(error(Class::ServerError, None));
+    worker.keys.get_mut(&1).expect("a key").refused = Some((began, failed));
+    let forced = || Event::Demanded(1, KeyName(1), true);
+    assert!(is_called(&worker.step(began, forced()).actions, 1));
+    for ms in [DOUBTED_MS, DOUBTED_ALONE_MS, 2999] {
+        assert_eq!(worker.step(began.plus(ms), forced()).actions, []);
+    }
+    let (told_at, actions) = next(&mut worker, began.plus(1));
+    assert_eq!(told_at, over);
+    assert!(refusal(&actions, 1).is_some(), "{actions:?}");
 }

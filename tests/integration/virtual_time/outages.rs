@@ -396,3 +396,73 @@ fn an_update_of_seventy_seconds_is_asked_after_in_steps_of_ten_and_over_ten_seco
     let mut steps = down[4..].windows(2).map(|pair| pair[1] - pair[0]);
     assert!(steps.all(|ms| (10_000..10_100).contains(&ms)), "{down:?}");
 }
+
+#[test]
+fn when_a_failing_upstream_falls_silent_callers_are_told_what_is_known_and_wait_for_no_call() {
+    const STEP_MS: u64 = 5;
+    const LONGEST_MS: u64 = 100 + STEP_MS;
+    /// Once the upstream has given one of them a token.
+    const LONGEST_ALONE_MS: u64 = 1000 + STEP_MS;
+    // One key, whose troubles leave the breaker closed, and so many that they open it.
+    for count in [1, 3] {
+        let mut world = World::new(Upstream::new(HOUR_MS), 89);
+        let keys: Vec<String> = (0..count).map(|i| format!("https://{i}.example")).collect();
+        for key in &keys {
+            world.warm(key);
+        }
+        world.upstream.outage = START.plus(HOUR_MS / 4)..UnixMs(u64::MAX);
+        let silent = START.plus(HOUR_MS + 120_000);
+        while world.now < silent {
+            for key in &keys {
+                world.ask(key);
+            }
+            world.run_until(world.now.plus(500));
+        }
+        world.upstream.trouble = trouble(Class::Timeout, None);
+        world.upstream.latency_ms = 10_000;
+        let before = world.upstream.calls.len();
+        let healed = silent.plus(60_000);
+        let mut waiting: VecDeque<(UnixMs, Waiter)> = VecDeque::new();
+        let (mut told, mut most) = (BTreeMap::new(), 0);
+        let mut served = BTreeSet::new();
+        while served.len() < keys.len() {
+            if world.now >= healed {
+                // The next call takes long and brings a token.
+                world.upstream.outage = START..START;
+                world.upstream.latency_ms = 2000;
+            }
+            assert!(world.now < healed.plus(60_000), "only {served:?}");
+            for key in &keys {
+                match world.ask(key) {
+                    Asked::Served { .. } => drop(served.insert(key)),
+                    Asked::Waiting(waiter) => waiting.push_back((world.now, waiter)),
+                }
+            }
+            world.run_until(world.now.plus(STEP_MS));
+            let now = world.now;
+            let longest_ms = if served.is_empty() {
+                LONGEST_MS
+            } else {
+                LONGEST_ALONE_MS
+            };
+            waiting.retain_mut(|(asked, waiter)| match poll(waiter) {
+                Some(Landing::Failed(error)) => {
+                    *told.entry(error.class.as_str()).or_insert(0) += 1;
+                    false
+                }
+                Some(Landing::Arrived) => false,
+                Some(other) => panic!("{other:?}"),
+                None => {
+                    assert!(now.since(*asked) <= longest_ms, "{count}: {asked:?}");
+                    true
+                }
+            });
+            most = most.max(waiting.len());
+        }
+        let calls = world.upstream.calls.len() - before;
+        println!("{count} keys: told {told:?}, {most} waited at once, {calls} calls");
+        // What was known before it fell silent, and then that it is silent.
+        assert!(told["server_error"] > 0 && told["timeout"] > 0);
+        assert!(calls >= 4, "it is asked again and again");
+    }
+}
