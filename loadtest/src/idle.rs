@@ -20,7 +20,7 @@ pub(crate) struct IdleLinks {
 
 impl IdleLinks {
     /// From no link to memory to report: how long a server may take to notice that links are gone.
-    const NOTICE: Duration = Duration::from_millis(500);
+    const NOTICE: Duration = Duration::from_secs(3);
 
     pub(crate) fn open(loads: &[(String, Plan)], around: &Around) -> anyhow::Result<Option<Self>> {
         let Some((_, plan)) = loads.first().filter(|_| around.idle > 0) else {
