@@ -168,7 +168,7 @@ impl View {
             scope,
             target: target.into(),
             asked,
-            permit,
+            permit: permit.sharing(slot.shared_key()),
             echo,
             entry: slot.entry(),
             slot,
