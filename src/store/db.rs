@@ -20,7 +20,8 @@ use super::database::{
 };
 use super::seal::Fingerprint;
 
-const CACHE_BYTES: u64 = 8 << 20;
+/// It is read once, at the start: what it keeps in memory serves only to write beside it.
+const CACHE_BYTES: u64 = 1 << 20;
 
 /// Stands in every database that was written to, with how many records there are at least. No
 /// fingerprint is as short.
