@@ -6,7 +6,7 @@ use ring::digest;
 
 use super::Echo;
 use crate::clock::UnixMs;
-use crate::protocol::{Rendered, Shape, render};
+use crate::protocol::{Body, Digits, Rendered, Shape, render};
 use crate::token::{AccessToken, TokenKey};
 
 /// A token with everything that a hit needs, made once per refresh.
@@ -19,7 +19,8 @@ pub struct Entry {
     pub token: Arc<AccessToken>,
     /// The moment from which it is not served.
     pub serve_until: UnixMs,
-    bodies: [OnceLock<Rendered>; Shape::COUNT],
+    /// Boxed, since most keys are asked for in one shape.
+    bodies: [OnceLock<Box<Rendered>>; Shape::COUNT],
 }
 
 impl Entry {
@@ -46,10 +47,16 @@ impl Entry {
         entry
     }
 
-    /// The finished body in a shape, rendered at its first use. `key` is the entry's own.
+    /// The finished body in a shape, with what is left of the token's life. `key` is the entry's
+    /// own.
     #[must_use]
-    pub fn rendered(&self, shape: Shape, key: &TokenKey) -> &Rendered {
-        self.bodies[shape as usize].get_or_init(|| render(shape, key, &self.token))
+    pub fn body<'a>(&'a self, shape: Shape, key: &TokenKey, left_s: &'a Digits) -> Body<'a> {
+        self.rendered(shape, key).with(&self.token, left_s)
+    }
+
+    /// Rendered at its first use.
+    fn rendered(&self, shape: Shape, key: &TokenKey) -> &Rendered {
+        self.bodies[shape as usize].get_or_init(|| Box::new(render(shape, key, &self.token)))
     }
 
     /// Whether `hash` is the SHA-256 of this token, as `token_sha256_to_refresh` has it.

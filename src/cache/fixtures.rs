@@ -36,7 +36,7 @@ pub fn token(secret: &str, expires_on_s: u64) -> Arc<AccessToken> {
 
 /// An empty slot.
 pub fn slot() -> Arc<Slot> {
-    Arc::new(Slot::new(1, key("r"), 100))
+    Arc::new(Slot::new(1, Arc::new(key("r")), 100))
 }
 
 /// An entry for a slot.

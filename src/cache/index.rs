@@ -18,7 +18,7 @@ use crate::token::{AccessToken, Lifetime, TokenKey};
 
 /// All slots, and what workers need to agree on.
 pub struct Cache {
-    slots: DashMap<TokenKey, Arc<Slot>, foldhash::fast::RandomState>,
+    slots: DashMap<Arc<TokenKey>, Arc<Slot>, foldhash::fast::RandomState>,
     echo_key: EchoKey,
     next_id: AtomicU64,
     next_generation: AtomicU64,
@@ -109,12 +109,13 @@ impl Cache {
         // Counted before the shard is locked, since counting locks them all. Racing callers may
         // overshoot by one each, which bounds as well as the exact number.
         let full = self.slots.len() >= self.limits.max_keys;
-        match self.slots.entry(key.clone()) {
+        match self.slots.entry(Arc::new(key.clone())) {
             Place::Occupied(slot) => Ok(Arc::clone(slot.get())),
             Place::Vacant(_) if full => Err(Full),
             Place::Vacant(place) => {
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let slot = Arc::new(Slot::new(id, key.clone(), self.limits.max_waiters));
+                let key = Arc::clone(place.key());
+                let slot = Arc::new(Slot::new(id, key, self.limits.max_waiters));
                 place.insert(Arc::clone(&slot));
                 Ok(slot)
             }

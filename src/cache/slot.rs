@@ -24,7 +24,7 @@ const TOMBSTONE: u64 = u64::MAX;
 /// finds that entry or a later one.
 pub struct Slot {
     id: KeyId,
-    key: TokenKey,
+    key: Arc<TokenKey>,
     generation: AtomicU64,
     state: Mutex<State>,
     /// Added to by workers once a second, never on a hit.
@@ -65,7 +65,7 @@ pub enum Joined {
 impl Slot {
     /// An empty slot. So many callers may wait on one of its flights.
     #[must_use]
-    pub fn new(id: KeyId, key: TokenKey, max_waiters: usize) -> Self {
+    pub fn new(id: KeyId, key: Arc<TokenKey>, max_waiters: usize) -> Self {
         Self {
             id,
             key,
@@ -87,6 +87,11 @@ impl Slot {
     /// The key whose tokens it holds.
     #[must_use]
     pub fn key(&self) -> &TokenKey {
+        &self.key
+    }
+
+    /// The same, to be held by others.
+    pub(super) fn shared_key(&self) -> &Arc<TokenKey> {
         &self.key
     }
 

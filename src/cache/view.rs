@@ -13,7 +13,7 @@ use super::capacity::{MAX_REMEMBERED_BYTES_PER_WORKER, MAX_TARGETS_PER_KEY};
 use super::{Cache, Echo, Entry, Full, Joined, KeyId, Leader, Slot, Waiter};
 use crate::authz::Permit;
 use crate::clock::UnixMs;
-use crate::protocol::{Digits, Force, Shape};
+use crate::protocol::{Body, Digits, Force, Shape};
 use crate::telemetry::metrics::Metrics;
 
 /// What a worker remembers.
@@ -86,7 +86,7 @@ pub struct Place {
 /// What a look-up found.
 pub enum Found<'a> {
     /// A finished body.
-    Body([&'a [u8]; 5]),
+    Body(Body<'a>),
     /// Nothing that may be served: wait. The leader goes to `refresh`, with its slot.
     Wait(Waiter, Option<(Arc<Slot>, Leader)>),
     /// No room for the key, or for one more waiter.
@@ -168,7 +168,7 @@ impl View {
             scope,
             target: target.into(),
             asked,
-            permit,
+            permit: permit.sharing(slot.shared_key()),
             echo,
             entry: slot.entry(),
             slot,
@@ -249,8 +249,7 @@ impl View {
         seen.last_used = now;
         let left_s = entry.token.lifetime.expires_at().since(now) / 1000;
         self.digits = Digits::new(left_s);
-        let body = entry.rendered(seen.asked.shape, seen.permit.key());
-        Found::Body(body.with(&self.digits))
+        Found::Body(entry.body(seen.asked.shape, seen.permit.key(), &self.digits))
     }
 
     /// The 1 s tick: adds hits up, reports which keys were used and when, and lets go of entries

@@ -10,6 +10,7 @@ use crate::config::{self, Environment};
 use crate::telemetry::log;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), Failure> {
+    app::share_arena();
     let settings = config::load(file, &Environment::of_process())?;
     log::start(settings.log);
     log::tell_panics();

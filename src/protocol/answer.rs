@@ -3,8 +3,6 @@
 //! What each client reads was taken from recordings of the real ones; `docs/protocols.md` says why
 //! each detail matters to whom.
 
-use zeroize::Zeroizing;
-
 use super::{Dialect, Rendered};
 use crate::token::{AccessToken, TokenKey};
 
@@ -57,17 +55,13 @@ impl Shape {
     }
 }
 
-/// Renders the body that answers a request for `key`. `resource` is the caller's own text, because
+/// Renders what follows the token in the body that answers a request for `key`. `resource` is the caller's own text, because
 /// clients key their caches on it.
 #[must_use]
 pub fn render(shape: Shape, key: &TokenKey, token: &AccessToken) -> Rendered {
-    let mut head = Zeroizing::new(Vec::with_capacity(256 + token.secret.expose().len()));
-    head.extend_from_slice(b"{\"access_token\":\"");
-    head.extend_from_slice(token.secret.expose());
-    head.push(b'"');
+    let mut head = String::from("\"");
     if let Some(client_id) = &token.client_id {
-        head.extend_from_slice(b",\"client_id\":");
-        head.extend_from_slice(json_string(client_id).as_bytes());
+        head.push_str(&format!(",\"client_id\":{}", json_string(client_id)));
     }
 
     let expires_on = token.lifetime.expires_on_s;
@@ -88,17 +82,17 @@ pub fn render(shape: Shape, key: &TokenKey, token: &AccessToken) -> Rendered {
 
     match shape {
         Shape::Metadata | Shape::Arc | Shape::CloudShell => {
-            head.extend_from_slice(b",\"expires_in\":\"");
+            head.push_str(",\"expires_in\":\"");
             let middle = format!("\",\"expires_on\":\"{expires_on}\",\"ext_expires_in\":\"");
-            Rendered::moving([&head, middle.as_bytes(), format!("\"{tail}").as_bytes()])
+            Rendered::moving([&head, &middle, &format!("\"{tail}")])
         }
         Shape::AppService | Shape::Epoch2017 | Shape::ServiceFabric => {
             let rest = format!(",\"expires_on\":\"{expires_on}\"{tail}");
-            Rendered::still([&head, rest.as_bytes()])
+            Rendered::still([&head, &rest])
         }
         Shape::Date2017 => {
             let rest = format!(",\"expires_on\":\"{}\"{tail}", date(expires_on));
-            Rendered::still([&head, rest.as_bytes()])
+            Rendered::still([&head, &rest])
         }
     }
 }
@@ -165,7 +159,7 @@ mod tests {
             client_id: client_id.map(Into::into),
         };
         let rendered = render(shape, &key, &token);
-        String::from_utf8(rendered.with(&Digits::new(90)).concat()).unwrap()
+        String::from_utf8(rendered.with(&token, &Digits::new(90)).concat()).unwrap()
     }
 
     #[test]

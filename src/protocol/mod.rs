@@ -17,5 +17,5 @@ pub use dialect::{Dialect, Methods, Proof, recognise};
 pub use parameters::{BadRequest, parse};
 pub use query::{InvalidQuery, parse as parse_query};
 pub use refusal::{Complaint, render as render_error, render_no_api_version};
-pub use rendered::{Digits, Rendered};
+pub use rendered::{Body, Digits, Rendered};
 pub use request::{Force, TokenRequest};

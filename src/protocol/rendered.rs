@@ -1,59 +1,63 @@
 //! Finished response bodies, with the place of the fields that move with time.
 
-use zeroize::Zeroizing;
+use crate::token::AccessToken;
 
-/// A body that is finished but for one number, which may stand in it twice (`expires_in` and
-/// `ext_expires_in`). Shared by all workers; each writes the number beside it.
+/// A finished body, in the order in which it goes out.
+pub type Body<'a> = [&'a [u8]; 7];
+
+/// What stands before the token, in every body.
+const OPENING: &[u8] = b"{\"access_token\":\"";
+
+/// What follows the token in a body, finished but for one number, which may stand in it twice
+/// (`expires_in` and `ext_expires_in`). Shared by all workers; each writes the number beside it.
 ///
-/// Holds the token in clear, so it is wiped on drop and has no `Debug`.
+/// The token is not in it: there is one copy of that, however many shapes are rendered.
 pub struct Rendered {
-    bytes: Zeroizing<Box<[u8]>>,
-    cuts: Option<[usize; 2]>,
+    rest: Box<[u8]>,
+    cuts: Option<[u32; 2]>,
 }
 
 impl Rendered {
     /// Joins three parts between which the number goes.
+    ///
+    /// # Panics
+    /// If they have 4 GiB.
     #[must_use]
-    pub fn moving(parts: [&[u8]; 3]) -> Self {
+    pub fn moving(parts: [&str; 3]) -> Self {
         let cuts = [parts[0].len(), parts[0].len() + parts[1].len()];
         Self {
-            bytes: join(&parts),
-            cuts: Some(cuts),
+            rest: parts.concat().into_bytes().into(),
+            cuts: Some(cuts.map(|cut| u32::try_from(cut).expect("a body is some kilobytes"))),
         }
     }
 
-    /// Joins two parts of a body in which nothing moves.
+    /// Joins two parts in which nothing moves.
     #[must_use]
-    pub fn still(parts: [&[u8]; 2]) -> Self {
+    pub fn still(parts: [&str; 2]) -> Self {
         Self {
-            bytes: join(&parts),
+            rest: parts.concat().into_bytes().into(),
             cuts: None,
         }
     }
 
-    /// The body in the order in which it goes out.
+    /// The body of an answer with this token, the one that it was rendered for.
     #[must_use]
-    pub fn with<'a>(&'a self, digits: &'a Digits) -> [&'a [u8]; 5] {
-        let Some([a, b]) = self.cuts else {
-            return [&self.bytes, b"", b"", b"", b""];
+    pub fn with<'a>(&'a self, token: &'a AccessToken, digits: &'a Digits) -> Body<'a> {
+        let (token, rest) = (token.secret.expose(), &*self.rest);
+        let Some([a, b]) = self.cuts.map(|cuts| cuts.map(|cut| cut as usize)) else {
+            return [OPENING, token, rest, b"", b"", b"", b""];
         };
         let digits = digits.as_bytes();
         [
-            &self.bytes[..a],
+            OPENING,
+            token,
+            &rest[..a],
             digits,
-            &self.bytes[a..b],
+            &rest[a..b],
             digits,
-            &self.bytes[b..],
+            &rest[b..],
         ]
     }
-}
-
-/// Copies the parts once, into a buffer of their exact size.
-fn join(parts: &[&[u8]]) -> Zeroizing<Box<[u8]>> {
-    let mut whole = Zeroizing::new(Vec::with_capacity(parts.iter().map(|p| p.len()).sum()));
-    parts.iter().for_each(|part| whole.extend_from_slice(part));
-    // The capacity is exact, so that the box takes the buffer over as it is.
-    Zeroizing::new(std::mem::take(&mut *whole).into_boxed_slice())
 }
 
 /// A number's decimal digits without an allocation.
@@ -89,6 +93,8 @@ impl Digits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixMs;
+    use crate::token::{Lifetime, Secret};
 
     #[test]
     fn digits_are_those_of_the_number() {
@@ -98,8 +104,22 @@ mod tests {
     }
 
     #[test]
-    fn the_number_stands_in_both_places() {
-        let rendered = Rendered::moving([b"a", b"b", b"c"]);
-        assert_eq!(rendered.with(&Digits::new(12)).concat(), b"a12b12c");
+    fn the_token_comes_first_and_the_number_stands_in_both_places() {
+        let token = AccessToken {
+            secret: Secret::new(b"t".to_vec()),
+            lifetime: Lifetime {
+                received_at: UnixMs(0),
+                expires_on_s: 1,
+                not_before_s: None,
+                refresh_in_s: None,
+            },
+            client_id: None,
+        };
+        let digits = Digits::new(12);
+        let body = |rendered: Rendered| rendered.with(&token, &digits).concat();
+        let moving = Rendered::moving(["a", "b", "c"]);
+        assert_eq!(body(moving), b"{\"access_token\":\"ta12b12c");
+        let still = Rendered::still(["a", "b"]);
+        assert_eq!(body(still), b"{\"access_token\":\"tab");
     }
 }

@@ -21,7 +21,7 @@ use crate::authz::Caller;
 use crate::authz::guard::Header;
 use crate::cache::{Landing, Turn, Waiter};
 use crate::clock::UnixMs;
-use crate::protocol::Dialect;
+use crate::protocol::{Body, Dialect};
 
 /// How long a caller is held while its token is fetched. The SDKs wait longer than this, and some
 /// replay an error for 5 s, so holding costs them less than a quick refusal.
@@ -284,7 +284,7 @@ where
     }
 }
 
-fn answer(context: &Context, outbox: &mut Wiped, parts: [&[u8]; 5], now: UnixMs, close: bool) {
+fn answer(context: &Context, outbox: &mut Wiped, parts: Body<'_>, now: UnixMs, close: bool) {
     let room = outbox.room_for(wire::answer_len(parts));
     wire::answer(room, parts, &context.desk.date(now), close);
 }

@@ -13,7 +13,7 @@ use crate::authz::guard::{Facts, Header, Trespass};
 use crate::authz::{Caller, Denial, Policy, Proven};
 use crate::cache::{Asked, Cache, Found, Place, Turn, View, Waiter};
 use crate::clock::UnixMs;
-use crate::protocol::{Dialect, Proof, Shape, parse, recognise};
+use crate::protocol::{Body, Dialect, Proof, Shape, parse, recognise};
 use crate::refresh::Handle;
 use crate::telemetry::metrics::{Metrics, Outcome as Label, WorkerCounters};
 
@@ -68,7 +68,7 @@ pub struct Request<'a> {
 /// What to do about a request.
 pub enum Outcome<'w> {
     /// Send 200 with this body, as it is.
-    Answer([&'w [u8]; 5]),
+    Answer(Body<'w>),
     /// Wait, then ask again.
     Wait(Waiter),
     /// Write a key file, and send 401 with its path: Arc's challenge. Counted by whoever sends it,

@@ -1,6 +1,7 @@
 //! Answers as bytes.
 
 use super::reject::Rejection;
+use crate::protocol::Body;
 
 /// An HTTP date: always 29 bytes.
 pub(super) type Date = [u8; 29];
@@ -16,12 +17,12 @@ pub(super) fn date(unix_s: u64) -> Date {
 const MAX_DATE_S: u64 = 253_402_300_799;
 
 /// Room for [`answer`].
-pub(super) fn answer_len(parts: [&[u8]; 5]) -> usize {
+pub(super) fn answer_len(parts: Body<'_>) -> usize {
     256 + parts.iter().map(|part| part.len()).sum::<usize>()
 }
 
 /// 200 with a finished body. The buffer has room for it, so that it does not grow.
-pub(super) fn answer(out: &mut Vec<u8>, parts: [&[u8]; 5], date: &Date, close: bool) {
+pub(super) fn answer(out: &mut Vec<u8>, parts: Body<'_>, date: &Date, close: bool) {
     let length = parts.iter().map(|part| part.len()).sum();
     head(out, 200, JSON, length, date, close);
     out.extend_from_slice(b"\r\n");

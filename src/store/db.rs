@@ -20,7 +20,11 @@ use super::database::{
 };
 use super::seal::Fingerprint;
 
-const CACHE_BYTES: u64 = 8 << 20;
+/// It is read once, at the start: what it keeps in memory serves only to write beside it.
+const CACHE_BYTES: u64 = 1 << 20;
+/// sled looks at what it keeps once in 64 uses of a 256th of its pages, and before that keeps all: so
+/// each record that is written is looked at so often.
+const USES_PER_WRITE: usize = 3;
 
 /// Stands in every database that was written to, with how many records there are at least. No
 /// fingerprint is as short.
@@ -87,6 +91,9 @@ impl Database for Db {
                     Some(sealed) => db.insert(name.0, &*sealed)?,
                     None => db.remove(name.0)?,
                 };
+                for _ in 0..USES_PER_WRITE {
+                    db.contains_key(name.0)?;
+                }
             }
             db.insert(MARK, &(total as u64).to_be_bytes())?;
             db.flush()?;

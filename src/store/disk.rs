@@ -1,7 +1,8 @@
 //! What is stored, and the way back when storing fails.
 //!
-//! Owns the opened folder, the keys and the current database, and holds every record in memory,
-//! sealed. So the database is never asked again after the start: when it fails or grows, a new one
+//! Owns the opened folder, the keys and the current database, and holds every record in memory:
+//! what an earlier start left, sealed, and what was put since as the cache has it, which shares the
+//! one copy of the token and is sealed each time that it is written. So the database is never asked again after the start: when it fails or grows, a new one
 //! is written from memory under the next number, and the old one is left behind.
 
 mod load;
@@ -20,10 +21,10 @@ use super::master::SealError;
 use super::queue::{Change, Queue};
 use super::record::Record;
 use super::report::{Report, Tally};
-use super::seal::{Fingerprint, Opener, Sealer};
+use super::seal::{Fingerprint, Opener, Sealer, sealed_len};
 use super::{Engine, Refused, Restored, Settings};
 use crate::clock::UnixMs;
-use crate::token::TokenKey;
+use crate::token::{AccessToken, TokenKey};
 
 /// Records kept; the least recently used makes room. About 20 MB at 2 kB each.
 const MAX_RECORDS: usize = 8192;
@@ -63,6 +64,8 @@ pub struct Disk {
     saves: u32,
     /// Bytes written since the last look at the size.
     written: u64,
+    /// When it was last changed; enters the salts under which it seals.
+    now: UnixMs,
 }
 
 struct Kept {
@@ -71,7 +74,14 @@ struct Kept {
     last_used: UnixMs,
     /// It cannot be opened now, and perhaps by another user of this machine.
     is_locked: bool,
-    sealed: Arc<[u8]>,
+    content: Content,
+}
+
+enum Content {
+    /// As an earlier start left it.
+    Sealed(Arc<[u8]>),
+    /// The key's canonical bytes, and the token that the cache holds, too.
+    Shared(Box<[u8]>, Arc<AccessToken>),
 }
 
 impl Kept {
@@ -83,7 +93,47 @@ impl Kept {
             expires_at: now,
             last_used: UnixMs(0),
             is_locked: true,
-            sealed,
+            content: Content::Sealed(sealed),
+        }
+    }
+
+    /// What of it belongs on disk.
+    fn seal(
+        &self,
+        sealer: &mut Sealer,
+        name: Fingerprint,
+        now: UnixMs,
+    ) -> Result<Arc<[u8]>, SealError> {
+        match &self.content {
+            Content::Sealed(bytes) => Ok(Arc::clone(bytes)),
+            Content::Shared(key, token) => {
+                let record = Record {
+                    key,
+                    token,
+                    last_used: self.last_used,
+                };
+                Ok(sealer.seal(name, self.generation, &record, now)?.into())
+            }
+        }
+    }
+
+    /// Its bytes, if they were sealed by an earlier start.
+    fn sealed(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Sealed(sealed) => Some(sealed),
+            Content::Shared(..) => None,
+        }
+    }
+
+    /// The bytes that it takes on disk.
+    fn len(&self) -> usize {
+        match &self.content {
+            Content::Sealed(sealed) => sealed.len(),
+            Content::Shared(key, token) => sealed_len(&Record {
+                key,
+                token,
+                last_used: self.last_used,
+            }),
         }
     }
 }
@@ -151,6 +201,7 @@ impl Disk {
             purging: false,
             saves: 0,
             written: 0,
+            now,
         })
     }
 
@@ -221,11 +272,9 @@ impl Disk {
             .for_each(|kept| kept.generation = UNCLAIMED);
     }
 
-    /// Takes changes over, sealed, into memory.
-    ///
-    /// # Errors
-    /// Sealing failed for one of them; the others are taken.
-    pub fn apply(&mut self, queue: Queue, now: UnixMs) -> Result<(), Trouble> {
+    /// Takes changes over into memory.
+    pub fn apply(&mut self, queue: Queue, now: UnixMs) {
+        self.now = now;
         if queue.remove_all {
             self.purging = true;
             self.dirty.extend(self.live.drain().map(|(name, _)| name));
@@ -243,19 +292,15 @@ impl Disk {
             self.purging |= !gone.is_empty();
             self.dirty.extend(gone);
         }
-        let mut result = Ok(());
         for (key, change) in queue.changes {
-            if let Err(error) = self.apply_one(&key, change, now) {
-                result = Err(error.into());
-            }
+            self.apply_one(&key, change);
         }
         let over = |kept: &mut Kept| kept.expires_at.plus(MAX_AHEAD_MS) <= now;
         let expired = self.live.extract_if(|_, kept| over(kept));
         self.dirty.extend(expired.map(|(name, _)| name));
-        result
     }
 
-    fn apply_one(&mut self, key: &TokenKey, change: Change, now: UnixMs) -> Result<(), SealError> {
+    fn apply_one(&mut self, key: &TokenKey, change: Change) {
         let key = key.canonical_bytes();
         let name = self.sealer.fingerprint(&key);
         if change.remove && self.live.remove(&name).is_some() {
@@ -263,11 +308,11 @@ impl Disk {
             self.dirty.insert(name);
         }
         let Some(put) = change.put else {
-            return Ok(());
+            return;
         };
         let newest = self.live.get(&name).map_or(0, |kept| kept.generation);
         if put.generation < newest {
-            return Ok(());
+            return;
         }
         self.dirty.insert(name);
         let record = Record {
@@ -277,20 +322,19 @@ impl Disk {
         };
         if record.encoded_len() > MAX_RECORD_BYTES {
             self.live.remove(&name);
-            return Ok(());
+            return;
         }
         let kept = Kept {
             generation: put.generation,
             expires_at: put.token.lifetime.expires_at(),
             last_used: put.last_used,
             is_locked: false,
-            sealed: self.sealer.seal(name, put.generation, &record, now)?.into(),
+            content: Content::Shared(key.into(), put.token),
         };
         if self.live.len() >= MAX_RECORDS && !self.live.contains_key(&name) {
             self.make_room();
         }
         self.live.insert(name, kept);
-        Ok(())
     }
 
     fn make_room(&mut self) {
@@ -336,13 +380,21 @@ impl Disk {
     /// Writes what changed. A database that fails is of no more use and is let go.
     fn update(&mut self, db: Box<dyn Database>) -> Result<(), Trouble> {
         if !self.dirty.is_empty() {
+            let (live, sealer) = (&self.live, &mut self.sealer);
             let changes = self.dirty.iter().map(|name| {
-                let kept = self.live.get(name);
-                (*name, kept.map(|kept| Arc::clone(&kept.sealed)))
+                let kept = live.get(name);
+                let bytes = kept.map(|kept| kept.seal(sealer, *name, self.now));
+                Ok((*name, bytes.transpose()?))
             });
-            let changes: Vec<database::Change> = changes.collect();
-            let sealed = changes.iter().filter_map(|(_, sealed)| sealed.as_deref());
-            self.written += sealed.map(|sealed| sealed.len() as u64).sum::<u64>();
+            let changes: Vec<database::Change> = match changes.collect() {
+                Ok(changes) => changes,
+                Err(error) => {
+                    self.db = Some(db);
+                    return Err(Trouble::Seal(error));
+                }
+            };
+            let written = changes.iter().filter_map(|(_, bytes)| bytes.as_deref());
+            self.written += written.map(|bytes| bytes.len() as u64).sum::<u64>();
             if let Err(error) = db.write(changes, self.live.len()) {
                 db.discard();
                 return Err(error.into());
@@ -361,7 +413,7 @@ impl Disk {
     }
 
     fn has_outgrown(&self, bytes: u64) -> bool {
-        let live: usize = self.live.values().map(|kept| kept.sealed.len()).sum();
+        let live: usize = self.live.values().map(Kept::len).sum();
         bytes > SMALL_BYTES.max(MAX_GROWTH.saturating_mul(live as u64))
     }
 
@@ -383,15 +435,18 @@ impl Disk {
     fn write_database(&mut self, number: u64) -> Result<Box<dyn Database>, Trouble> {
         let path = self.folder.db_path(number);
         let (db, _) = database::open(self.engine, &path)?;
-        let all = self.live.iter();
-        let all = all.map(|(name, kept)| (*name, Some(Arc::clone(&kept.sealed))));
+        let all = self.live.iter().map(|(name, kept)| {
+            let sealed = kept.seal(&mut self.sealer, *name, self.now)?;
+            Ok((*name, Some(sealed)))
+        });
+        let all: Result<Vec<database::Change>, SealError> = all.collect();
         let pointer = Pointer {
             current: number,
             quarantine: self.pointer.and_then(|pointer| pointer.quarantine),
         };
-        let written = db
-            .write(all.collect(), self.live.len())
+        let written = all
             .map_err(Trouble::from)
+            .and_then(|all| Ok(db.write(all, self.live.len())?))
             .and_then(|()| Ok(sync_folder(&path)?))
             .and_then(|()| Ok(self.folder.point_at(pointer)?));
         match written {

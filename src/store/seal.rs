@@ -208,7 +208,7 @@ impl Sealer {
             generation,
             nonce,
         };
-        let len = HEADER_BYTES + record.encoded_len() + TAG_BYTES;
+        let len = sealed_len(record);
         let mut out = Zeroizing::new(Vec::with_capacity(len));
         header.write(&mut out);
         record.write(&mut out);
@@ -218,6 +218,12 @@ impl Sealer {
         debug_assert_eq!(out.len(), len);
         Ok(std::mem::take(&mut *out).into_boxed_slice())
     }
+}
+
+/// How many bytes [`Sealer::seal`] makes of a record.
+#[must_use]
+pub fn sealed_len(record: &Record<'_>) -> usize {
+    HEADER_BYTES + record.encoded_len() + TAG_BYTES
 }
 
 /// Opens records, and remembers the derived keys of earlier starts meanwhile.

@@ -381,9 +381,9 @@ impl Worker {
                 "more tokens than the store can queue"
             );
         }
-        let applied = disk.apply(queue, self.clock.earliest());
+        disk.apply(queue, self.clock.earliest());
         // Only a disk that is as memory says is looked at, and changed by more than a queue can.
-        if let Err(trouble) = disk.save().and(applied) {
+        if let Err(trouble) = disk.save() {
             self.shared.lock().questions.extend(questions);
             return Err(trouble);
         }

@@ -4,7 +4,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
-use super::{Disk, Kept, Loaded, MAX_AHEAD_MS, MAX_RECORDS, Trouble};
+use super::{Content, Disk, Kept, Loaded, MAX_AHEAD_MS, MAX_RECORDS, Trouble};
 use crate::clock::UnixMs;
 use crate::store::Restored;
 use crate::store::database::{self, Blame, DbError};
@@ -121,7 +121,7 @@ impl Disk {
                 expires_at,
                 last_used: record.last_used,
                 is_locked: false,
-                sealed,
+                content: Content::Sealed(sealed),
             };
             self.live.insert(name, kept);
             loaded.restored.push(Restored {

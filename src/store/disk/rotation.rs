@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Disk, Kept, Trouble};
+use super::{Content, Disk, Kept, Trouble};
 use crate::clock::UnixMs;
 use crate::store::master::SealError;
 use crate::store::record::{Decoded, Record};
@@ -20,8 +20,10 @@ impl Disk {
     fn under_older(&self) -> usize {
         let keys = self.sealer.keys();
         let needs = |kept: &&Kept| {
-            let header = Header::read(&kept.sealed);
-            header.is_ok_and(|(header, _)| keys.older().any(|id| id == header.key))
+            // What is not sealed yet will be under the key that seals now: with that came a new
+            // database.
+            let header = kept.sealed().and_then(|sealed| Header::read(sealed).ok());
+            header.is_some_and(|(header, _)| keys.older().any(|id| id == header.key))
         };
         self.live.values().filter(needs).count()
     }
@@ -57,14 +59,15 @@ impl Disk {
     pub fn rotate(&mut self, now: UnixMs) -> Result<(), Trouble> {
         // Those under a key that is not here lose nothing by it.
         let locked = self.live.values().filter(|kept| {
-            let header = Header::read(&kept.sealed);
-            let ours = header.is_ok_and(|(it, _)| self.sealer.keys().find(it.key).is_some());
+            let header = kept.sealed().and_then(|sealed| Header::read(sealed).ok());
+            let ours = header.is_some_and(|(it, _)| self.sealer.keys().find(it.key).is_some());
             kept.is_locked && ours
         });
         let locked = locked.count();
         if locked > 0 {
             return Err(Trouble::Locked(locked));
         }
+        self.now = now;
         let key_file = self.key_file.clone();
         self.sealer
             .rekey(now, |keys| Ok::<_, Trouble>(keys.rotate(&key_file)?))?;
@@ -84,12 +87,22 @@ impl Disk {
                 live.insert(name, kept);
                 continue;
             }
-            // Sealed by ourselves and never out of memory since.
-            let Ok(found) = opener.open(&self.sealer, name, &kept.sealed) else {
+            let sealed = match &kept.content {
+                Content::Sealed(sealed) => sealed,
+                Content::Shared(key, _) => {
+                    live.insert(self.sealer.fingerprint(key), kept);
+                    continue;
+                }
+            };
+            // Opened at the start and never out of memory since.
+            let Ok(found) = opener.open(&self.sealer, name, sealed) else {
                 continue;
             };
             match self.seal_anew(&found, now) {
-                Ok((name, sealed)) => live.insert(name, Kept { sealed, ..kept }),
+                Ok((name, sealed)) => {
+                    let content = Content::Sealed(sealed);
+                    live.insert(name, Kept { content, ..kept })
+                }
                 // Without random bytes it stays as it is, and so does the key before.
                 Err(_) => live.insert(name, kept),
             };

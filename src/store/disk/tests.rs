@@ -45,14 +45,11 @@ fn while_nothing_can_be_written_only_a_removal_takes_the_old_files() {
     for path in &blocked {
         std::fs::write(path, "").unwrap();
     }
-    disk.apply(queue(|queue| queue.put(&key("r9"), put("t", 1))), UnixMs(0))
-        .unwrap();
+    disk.apply(queue(|queue| queue.put(&key("r9"), put("t", 1))), UnixMs(0));
     assert!(disk.save().is_err());
     assert!(place.db(1).exists());
-    disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0))
-        .unwrap();
-    disk.apply(queue(|queue| queue.remove(&key("r9"))), UnixMs(0))
-        .unwrap();
+    disk.apply(queue(|queue| queue.remove(&key("r0"))), UnixMs(0));
+    disk.apply(queue(|queue| queue.remove(&key("r9"))), UnixMs(0));
     assert!(disk.save().is_err());
     assert!(!place.db(1).exists());
     for path in &blocked {
@@ -71,7 +68,7 @@ fn removing_all_leaves_nothing_but_what_was_put_after() {
     let mut queue = queue(|queue| queue.put(&key("r9"), put(&secret_of("r9"), 1)));
     queue.remove_all = true;
     queue.urgent = true;
-    disk.apply(queue, UnixMs(0)).unwrap();
+    disk.apply(queue, UnixMs(0));
     disk.save().unwrap();
     drop(disk);
     assert_eq!(place.restored(), ["r9"]);
@@ -83,8 +80,7 @@ fn a_token_too_long_to_store_displaces_the_one_before() {
     place.fill(1);
     let (mut disk, _) = open(&place);
     let long = put(&"x".repeat(MAX_RECORD_BYTES), 1);
-    disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0))
-        .unwrap();
+    disk.apply(queue(|queue| queue.put(&key("r0"), long)), UnixMs(0));
     disk.save().unwrap();
     drop(disk);
     assert!(place.restored().is_empty());
@@ -99,12 +95,11 @@ fn the_least_recently_used_record_makes_room() {
             queue.put(&key(&format!("r{used}")), put("t", used));
         }
     });
-    disk.apply(full, UnixMs(0)).unwrap();
+    disk.apply(full, UnixMs(0));
     disk.apply(
         queue(|queue| queue.put(&key("new"), put("t", 0))),
         UnixMs(0),
-    )
-    .unwrap();
+    );
     let name = |resource| disk.sealer.fingerprint(&key(resource).canonical_bytes());
     assert_eq!(disk.live.len(), MAX_RECORDS);
     assert!(disk.live.contains_key(&name("new")));
@@ -118,4 +113,35 @@ fn a_database_has_outgrown_its_records_only_when_it_is_large_and_mostly_waste() 
     let (disk, _) = open(&place);
     assert!(!disk.has_outgrown(SMALL_BYTES));
     assert!(disk.has_outgrown(SMALL_BYTES + 1));
+}
+
+#[test]
+fn what_was_put_is_the_caches_own_token_until_it_is_removed() {
+    let place = Place::new();
+    let (mut disk, _) = open(&place);
+    let put = put("t", 1);
+    let token = Arc::clone(&put.token);
+    disk.apply(queue(|queue| queue.put(&key("a"), put)), UnixMs(0));
+    disk.save().unwrap();
+    assert_eq!(Arc::strong_count(&token), 2, "ours and the store's");
+    disk.apply(queue(|queue| queue.remove(&key("a"))), UnixMs(0));
+    assert_eq!(Arc::strong_count(&token), 1);
+}
+
+#[test]
+fn what_was_put_moves_to_a_new_database_and_under_a_new_key() {
+    let place = Place::new();
+    place.fill(1);
+    let (mut disk, _) = open(&place);
+    let put = put(&secret_of("r9"), 1);
+    disk.apply(queue(|queue| queue.put(&key("r9"), put)), UnixMs(0));
+    disk.save().unwrap();
+    drop(disk.db.take());
+    disk.save().unwrap();
+    disk.rotate(UnixMs(0)).unwrap();
+    disk.save().unwrap();
+    let facts = disk.key_facts();
+    assert_eq!((facts.under_older, facts.rotating), (0, false));
+    drop(disk);
+    assert_eq!(place.restored(), ["r0", "r9"]);
 }

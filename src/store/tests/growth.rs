@@ -35,7 +35,7 @@ fn save(disk: &mut Disk, records: std::ops::Range<u64>, generation: u64) {
             },
         );
     }
-    disk.apply(queue, UnixMs(0)).unwrap();
+    disk.apply(queue, UnixMs(0));
     disk.save().unwrap();
 }
 
@@ -73,7 +73,7 @@ fn a_large_database_that_is_mostly_waste_is_written_anew() {
     assert!(large > SMALL_BYTES, "{large}");
     // All are over, and one after the other comes anew; a purge would write everything at once.
     let over = UnixMs(5_000_000 + 2 * 86_400_000);
-    disk.apply(Queue::default(), over).unwrap();
+    disk.apply(Queue::default(), over);
     disk.save().unwrap();
     for turn in 0..u64::from(SAVES_PER_LOOK) {
         save(&mut disk, 0..1, 3 + turn);
