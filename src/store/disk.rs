@@ -1,9 +1,10 @@
 //! What is stored, and the way back when storing fails.
 //!
-//! Owns the opened folder, the keys and the current database, and holds every record in memory:
-//! what an earlier start left, sealed, and what was put since as the cache has it, which shares the
-//! one copy of the token and is sealed each time that it is written. So the database is never asked again after the start: when it fails or grows, a new one
-//! is written from memory under the next number, and the old one is left behind.
+//! Owns the opened folder, the keys and the current database, and holds every record in memory: what
+//! an earlier start left, sealed, and what was put since as the cache has it, which shares the one copy
+//! of the token and is sealed each time that it is written. So the database is never asked again after
+//! the start: when it fails or grows, a new one is written from memory under the next number, and the
+//! old one is left behind.
 
 mod load;
 mod rotation;
