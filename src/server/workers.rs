@@ -284,10 +284,10 @@ async fn run(
                     tracing::error!("connections do nothing but panic, the worker ends");
                     return;
                 }
-                // A thread that cannot be had is had a second later.
-                let (keys, now) = (keys.clone(), parts.clock.now());
                 if !keys.is_empty() {
+                    let (keys, now) = (keys.clone(), parts.clock.now());
                     let clear = move || keys.iter().for_each(|keys| keys.clear(now));
+                    // A thread that cannot be had is had a second later.
                     drop(std::thread::Builder::new().name("arc-keys".into()).spawn(clear));
                 }
             }
