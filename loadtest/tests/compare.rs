@@ -64,7 +64,7 @@ fn a_smoke_run_measures_every_server_that_is_here_and_names_the_others() {
         "{measured:?}"
     );
     let workloads = results["workloads"].as_array().unwrap();
-    assert_eq!(workloads.len(), 12);
+    assert_eq!(workloads.len(), 13);
     for workload in workloads {
         assert_eq!(workload["quick"], true);
         for name in &measured {
