@@ -54,8 +54,7 @@ pub fn negative_ms(error: &FetchError, jitter: Jitter) -> u64 {
     stands.max(asked_ms(error)).min(MAX_NEGATIVE_MS)
 }
 
-/// The longest that any answer without a token stands. A trouble is told for longer only while the
-/// call that follows it is silent.
+/// The longest that any answer without a token stands.
 pub const MAX_NEGATIVE_MS: u64 = 5000;
 
 /// The longest pause of a key that its source does not ask for.

@@ -217,12 +217,6 @@ impl Breaker {
         self.state != State::Closed && self.suspects.contains(&name)
     }
 
-    /// Whether trouble was the last that was heard of the upstream.
-    #[must_use]
-    pub fn in_trouble(&self) -> bool {
-        self.troubles > 0
-    }
-
     /// Whether calls flow.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -274,10 +268,8 @@ mod tests {
         for round in 0..10 {
             for id in 0..4 {
                 assert!(!breaker.trouble(UnixMs(round), id, KeyName(id), &error, 0.5));
-                assert!(breaker.in_trouble());
             }
             breaker.alive();
-            assert!(!breaker.in_trouble());
         }
         let (breaker, at) = open();
         assert_eq!(breaker.free_at(UnixMs(1), KeyName(1)), Some(at));

@@ -4,7 +4,6 @@
 //! happened and when; it answers with what to do now and when to wake it next. The same machine
 //! runs in production and under virtual time in tests.
 
-mod doubt;
 mod line;
 
 use std::collections::{BTreeSet, HashMap};
@@ -117,8 +116,7 @@ pub enum Event {
 pub enum Action {
     /// Ask the upstream for this key; answer with `Fetched` or `Failed`.
     Fetch(KeyId),
-    /// Answer those who wait for this key with this error, now: nothing is under way for them, or a
-    /// call that may well fail too. What that brings is for those who come next.
+    /// Answer those who wait for this key with this error, now: nothing is under way for them.
     Refuse(KeyId, Arc<FetchError>),
     /// Take the key out of the cache and the store: nobody uses it, or it never had a token.
     Retire(KeyId),
@@ -185,8 +183,7 @@ const RECHECK_MS_PER_KEY: u64 = 100;
 enum Phase {
     Resting,
     Queued(Ticket),
-    /// Since then.
-    Flying(UnixMs),
+    Flying,
     /// Purged while its call is under way.
     Forgotten,
 }
@@ -289,7 +286,6 @@ impl Worker {
         self.start_calls(now, &mut actions);
         if let Some(id) = demanded {
             self.refuse_if_stuck(now, id, &mut actions);
-            self.refuse_if_doubted(now, id, &mut actions);
         }
         Step {
             actions,
@@ -430,7 +426,7 @@ impl Worker {
         // A call that began before the step says nothing of what time it is: once it has ended, the
         // key is asked for again. For a key that has no token yet, if it brings one.
         for key in self.keys.values_mut() {
-            key.unchecked = matches!(key.phase, Phase::Flying(_));
+            key.unchecked = key.phase == Phase::Flying;
             // By another clock than the one that now decides.
             key.due_since = None;
         }
@@ -463,7 +459,7 @@ impl Worker {
                     self.set_timer(id, Some(now.plus(wait)));
                 }
                 // Its call is still to begin, or to end.
-                Phase::Queued(_) | Phase::Flying(_) | Phase::Forgotten => {}
+                Phase::Queued(_) | Phase::Flying | Phase::Forgotten => {}
             }
         }
     }
@@ -614,7 +610,6 @@ impl Worker {
         for id in queued {
             self.refuse_if_stuck(now, id, actions);
         }
-        self.refuse_all_doubted(now, actions);
     }
 
     fn purged(&mut self, id: KeyId) {
@@ -623,7 +618,7 @@ impl Worker {
             return;
         };
         match key.phase {
-            Phase::Flying(_) | Phase::Forgotten => key.phase = Phase::Forgotten,
+            Phase::Flying | Phase::Forgotten => key.phase = Phase::Forgotten,
             Phase::Queued(ticket) => {
                 self.queue.remove(&ticket);
                 self.keys.remove(&id);

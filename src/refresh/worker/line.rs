@@ -42,12 +42,6 @@ impl Worker {
                 continue;
             };
             key.timer = None;
-            if let Phase::Flying(since) = key.phase {
-                let again = self.doubted_at(now, id, since);
-                self.set_timer(id, again);
-                self.refuse_if_doubted(now, id, actions);
-                continue;
-            }
             let Some(lifetime) = key.lifetime else {
                 // Its refusal is forgotten: the next caller may lead again.
                 if let Some((until, _)) = key.refused.take() {
@@ -62,7 +56,7 @@ impl Worker {
             let over = now >= lifetime.expires_at();
             let idle = !key.unchecked && schedule::is_idle(now, key.last_used, &lifetime);
             match key.phase {
-                Phase::Flying(_) | Phase::Forgotten => {}
+                Phase::Flying | Phase::Forgotten => {}
                 Phase::Resting if idle && over => {
                     self.keys.remove(&id);
                     actions.push(Action::Retire(id));
@@ -115,11 +109,11 @@ impl Worker {
             self.calls += 1;
             let id = ticket.2;
             self.breaker.started(id);
+            self.set_timer(id, None);
             if let Some(key) = self.keys.get_mut(&id) {
-                key.phase = Phase::Flying(now);
+                key.phase = Phase::Flying;
                 key.unchecked = false;
             }
-            self.set_timer(id, self.doubted_at(now, id, now));
             actions.push(Action::Fetch(id));
         }
     }
