@@ -5,13 +5,13 @@
 //! memory; readiness never depends on the upstream; a stop breaks no answer; a supervisor that
 //! watches hears nothing from a process in which a thread hangs.
 
-mod arena;
+mod allocator;
 mod hardening;
 mod lifecycle;
 mod systemd;
 mod wiring;
 
-pub use arena::share_arena;
+pub use allocator::share_arena;
 pub use hardening::{harden, max_connections};
 pub use lifecycle::{Ended, Signals};
 pub use wiring::{App, StartError};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allocator::{Trim, give_back};
 use crate::admin::{self, Admin};
 use crate::authz::{Clients, Policy};
 use crate::cache::Cache;
@@ -35,6 +36,7 @@ pub struct App {
     metrics: Metrics,
     addresses: Vec<Address>,
     clock: Clock,
+    trim: Trim,
 }
 
 /// Why it does not start. Each reads as one clear sentence.
@@ -181,6 +183,7 @@ impl App {
             metrics,
             addresses,
             clock,
+            trim: Trim::default(),
         })
     }
 
@@ -232,9 +235,11 @@ impl App {
         self.driver.is_stopped() || self.running.has_lost_one() || self.admin_front.is_over()
     }
 
-    /// To be called once a second.
+    /// To be called once a second, by a thread that may take some milliseconds: gives memory back.
     pub fn tick(&mut self) {
-        self.running.tick();
+        if self.trim.is_due(self.running.connections()) {
+            give_back();
+        }
     }
 
     /// Stops: no new connections, answers finish, callers who wait are told, the store is written.

@@ -258,7 +258,8 @@ fn answer_at_once<I: AsyncWrite + Unpin>(
         desk.answered.set(true);
     }
     let (unsent, unread) = (&outbox[written..], &bytes[batch.consumed..]);
-    if flushed && unsent.is_empty() {
+    let taken = flushed && unsent.is_empty();
+    if taken {
         match batch.end {
             None if unread.is_empty() => return Ok(None),
             None => {}
@@ -272,7 +273,7 @@ fn answer_at_once<I: AsyncWrite + Unpin>(
         wait: batch.wait,
     };
     rest.inbox.extend(unread);
-    if !(flushed && unsent.is_empty()) {
+    if !taken {
         rest.outbox.insert(Lease::new(desk)).extend(unsent);
     }
     Ok(Some(Stop::Rest(Box::new(rest))))
@@ -441,17 +442,13 @@ mod tests {
 
     use tokio::net::TcpStream;
 
+    use super::super::fixtures::{driver, gate, live};
     use super::super::steering::Loads;
     use super::*;
-    use crate::authz::Policy;
     use crate::cache::Cache;
     use crate::protocol::Dialect;
-    use crate::refresh::{self, Driver, Writer};
-    use crate::server::handler::Live;
-    use crate::store::Store;
+    use crate::refresh::Driver;
     use crate::telemetry::metrics::Metrics;
-    use crate::token::AccessToken;
-    use crate::upstream::{Ask, Class, FetchError, TokenSource};
 
     #[test]
     fn an_idle_connection_takes_little() {
@@ -459,37 +456,14 @@ mod tests {
         assert!(size_of::<Connection<TcpStream>>() <= 112);
     }
 
-    struct Failing;
-
-    impl TokenSource for Failing {
-        fn fetch(
-            &self,
-            _: Ask,
-        ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
-            std::future::ready(Err(FetchError::of(Class::Denied)))
-        }
-    }
-
     fn context() -> (Context, Driver) {
         let (clock, metrics) = (Clock::system(), Metrics::new());
-        let (cache, limits) = (Arc::new(Cache::new()), refresh::Settings::default());
-        let cached = Arc::clone(&cache);
-        let writer = Writer::new(limits, "imds", cached, Store::off(), metrics.clone());
-        let driver = Driver::start(writer, Failing, clock.clone(), vec![]).unwrap();
-        let live = Live {
-            policy: Policy::default(),
-            upstream: "imds".into(),
-        };
-        let worker = Worker::new(cache, Arc::new(live), driver.handle(), metrics.clone());
+        let cache = Arc::new(Cache::new());
+        let driver = driver(&cache, &metrics, &clock);
+        let worker = Worker::new(cache, live(), driver.handle(), metrics.clone());
         let context = Context {
             worker: Rc::new(RefCell::new(worker)),
-            gate: Gate {
-                id: 0,
-                dialects: vec![Dialect::Imds],
-                dates_2017: false,
-                without_metadata: false,
-                arc: None,
-            },
+            gate: gate(vec![Dialect::Imds]),
             clock,
             room: Rc::new(Room::new(0, Loads::new(1, 10), metrics)),
             desk: Rc::default(),

@@ -158,22 +158,22 @@ pub(super) fn begin(
     outbox: &mut Wiped,
 ) -> Step {
     let mut worker = context.worker.borrow_mut();
-    let mut refused = None;
     // After a stop, the connection does not go on.
-    if !context.room.is_draining() {
-        match handler::recall(&mut worker, &context.gate, caller, bytes, now) {
-            Some((consumed, Outcome::Answer(parts))) => {
+    if !context.room.is_draining()
+        && let Some((consumed, known)) =
+            handler::recall(&mut worker, &context.gate, caller, bytes, now)
+    {
+        let close = match known {
+            Outcome::Answer(parts) => {
                 answer(context, outbox, parts, now, false);
-                return Step::Answered(Done {
-                    consumed,
-                    end: None,
-                });
+                false
             }
-            Some((_, Outcome::Wait(waiter))) => return Step::Waits(Wait::Flight(waiter)),
-            Some((_, Outcome::Challenge(keys))) => return Step::Waits(Wait::Challenge(keys)),
-            Some((_, Outcome::Refuse(refusal, dialect))) => refused = Some((refusal, dialect)),
-            None => {}
-        }
+            Outcome::Wait(waiter) => return Step::Waits(Wait::Flight(waiter)),
+            Outcome::Challenge(keys) => return Step::Waits(Wait::Challenge(keys)),
+            Outcome::Refuse(refusal, dialect) => refuse(outbox, context, &refusal, dialect, false),
+        };
+        let end = close.then_some(End::Refused);
+        return Step::Answered(Done { consumed, end });
     }
     let whole = match Whole::read(bytes) {
         Ok(Some(whole)) => whole,
@@ -183,9 +183,6 @@ pub(super) fn begin(
             return Step::Answered(turn_away(context, outbox, bad));
         }
     };
-    if let Some((refusal, dialect)) = refused {
-        return Step::Answered(whole.refuse(context, outbox, &refusal, dialect));
-    }
     let end = whole.end(context);
     let request = whole.request(context, caller, Turn::First);
     match handler::handle(&mut worker, &request, now) {

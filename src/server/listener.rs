@@ -221,28 +221,17 @@ fn is_missing_family(error: &io::Error) -> bool {
         .is_some_and(|code| missing.iter().any(|e| e.raw_os_error() == code))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use super::super::fixtures::{any_port, listener};
     use super::*;
     use crate::protocol::Dialect;
 
-    fn listener(address: Address) -> Listener {
-        Listener {
-            address,
-            dialects: vec![Dialect::Imds],
-            expires_on_2017: super::super::ExpiresOn::Epoch,
-            without_metadata: false,
-            tls: None,
-            arc: None,
-            optional: false,
-        }
-    }
-
     #[test]
     fn a_second_instance_cannot_bind_beside_the_first() {
-        let any = listener(Address::Tcp("127.0.0.1:0".parse().unwrap()));
+        let any = listener(any_port(), Dialect::Imds);
         let first = Bound::bind(&any, 3).unwrap().unwrap();
-        let same = listener(first.address());
+        let same = listener(first.address(), Dialect::Imds);
         let open = first.open(3, None).unwrap();
         assert!(matches!(
             Bound::bind(&same, 3),

@@ -11,6 +11,8 @@ pub mod arc_keys;
 mod connection;
 mod desk;
 mod exchange;
+#[cfg(all(test, not(feature = "loom")))]
+mod fixtures;
 mod forward;
 pub mod handler;
 pub mod head;
@@ -22,7 +24,6 @@ mod room;
 mod settings;
 mod steering;
 pub mod tls;
-mod trim;
 mod wiped;
 mod wire;
 mod workers;

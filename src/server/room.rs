@@ -49,13 +49,12 @@ struct Rest {
     since: Option<u32>,
     /// Whether it ever had.
     heard: bool,
-    sent_away: bool,
     waker: Option<Waker>,
 }
 
 /// One open connection, given back also when its task panics.
 pub(super) struct Seat {
-    pub room: Rc<Room>,
+    room: Rc<Room>,
     number: usize,
 }
 
@@ -86,32 +85,32 @@ impl Room {
 
     /// The 1 s tick: sends away who has rested for too long.
     pub fn tick(&self) {
-        let now = self.ticks.get().wrapping_add(1);
-        self.ticks.set(now);
-        self.send_away(|since, _| now.wrapping_sub(since) > MAX_REST_TICKS);
+        self.ticks.set(self.ticks.get().wrapping_add(1));
+        self.wake_who_is_sent_away();
     }
 
     /// Goes on to the next stage of the end.
     pub fn go_on(&self, stage: Stage) {
         self.stage.set(stage);
-        self.send_away(|_, heard| stage.sends_away(heard));
+        self.wake_who_is_sent_away();
     }
 
-    fn send_away(&self, whom: impl Fn(u32, bool) -> bool) {
-        for (_, rest) in &mut *self.seats.borrow_mut() {
-            if rest.since.is_some_and(|since| whom(since, rest.heard)) {
-                rest.sent_away = true;
-                if let Some(waker) = &rest.waker {
-                    waker.wake_by_ref();
-                }
+    fn wake_who_is_sent_away(&self) {
+        for (_, rest) in &*self.seats.borrow() {
+            if let (true, Some(waker)) = (self.sends_away(rest), &rest.waker) {
+                waker.wake_by_ref();
             }
         }
     }
-}
 
-impl Stage {
-    fn sends_away(self, heard: bool) -> bool {
-        self == Self::Closing || (heard && self == Self::LastCall)
+    fn sends_away(&self, rest: &Rest) -> bool {
+        let ticks = rest.since.map(|since| self.ticks.get().wrapping_sub(since));
+        let ends = match self.stage.get() {
+            Stage::Serving | Stage::Draining => false,
+            Stage::LastCall => rest.heard,
+            Stage::Closing => true,
+        };
+        ticks.is_some_and(|ticks| ends || ticks > MAX_REST_TICKS)
     }
 }
 
@@ -133,11 +132,9 @@ impl Seat {
     pub fn rest(&self, wakeup: &Context<'_>) -> bool {
         let mut seats = self.room.seats.borrow_mut();
         let rest = &mut seats[self.number];
-        if rest.sent_away || self.room.stage.get().sends_away(rest.heard) {
+        rest.since.get_or_insert(self.room.ticks.get());
+        if self.room.sends_away(rest) {
             return false;
-        }
-        if rest.since.is_none() {
-            rest.since = Some(self.room.ticks.get());
         }
         match &mut rest.waker {
             Some(waker) => waker.clone_from(wakeup.waker()),
@@ -149,7 +146,7 @@ impl Seat {
     /// Its connection has something to do.
     pub fn work(&self) {
         let rest = &mut self.room.seats.borrow_mut()[self.number];
-        (rest.since, rest.heard, rest.sent_away) = (None, true, false);
+        (rest.since, rest.heard) = (None, true);
     }
 }
 

@@ -139,8 +139,9 @@ mod tests {
     use std::net::TcpStream;
     use std::thread;
 
+    use super::super::fixtures::{any_port, listener};
     use super::super::listener::{Bound, Open};
-    use super::super::settings::{Address, ExpiresOn, Listener};
+    use super::super::settings::Address;
     use super::*;
     use crate::protocol::Dialect;
 
@@ -204,15 +205,7 @@ mod tests {
             assert!(workers == 1 || sched_getaffinity(None).is_err());
             return;
         };
-        let listener = Listener {
-            address: Address::Tcp("127.0.0.1:0".parse().unwrap()),
-            dialects: vec![Dialect::Imds],
-            expires_on_2017: ExpiresOn::Epoch,
-            without_metadata: false,
-            tls: None,
-            arc: None,
-            optional: false,
-        };
+        let listener = listener(any_port(), Dialect::Imds);
         let bound = Bound::bind(&listener, workers).unwrap().unwrap();
         let Address::Tcp(address) = bound.address() else {
             panic!("a TCP listener");

@@ -24,7 +24,6 @@ use super::room::{Room, Stage};
 use super::settings::{ExpiresOn, Listener};
 use super::steering::{Cpus, Loads};
 use super::tls::{self, TlsError};
-use super::trim::{self, Trim};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::refresh::Handle;
@@ -61,7 +60,6 @@ pub struct Parts {
 pub struct Running {
     threads: Vec<JoinHandle<()>>,
     loads: Loads,
-    trim: Trim,
     pulses: Vec<Pulse>,
     draining: watch::Sender<bool>,
 }
@@ -197,7 +195,6 @@ impl Running {
         Ok(Self {
             threads: threads.collect::<io::Result<_>>()?,
             loads,
-            trim: Trim::default(),
             pulses,
             draining,
         })
@@ -209,11 +206,10 @@ impl Running {
         &self.pulses
     }
 
-    /// To be called once a second, by a thread that may take some milliseconds: gives memory back.
-    pub fn tick(&mut self) {
-        if self.trim.is_due(self.loads.sum()) {
-            trim::give_back();
-        }
+    /// Connections that are open, of all workers.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.loads.sum()
     }
 
     /// Stops accepting and lets connections finish what they are at.
@@ -330,40 +326,14 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::os::fd::OwnedFd;
 
+    use super::super::fixtures::{any_port, driver, gate, listener, live};
+    use super::super::settings::Address;
     use super::*;
-    use crate::authz::Policy;
     use crate::protocol::Dialect;
-    use crate::refresh::{self, Driver, Writer};
-    use crate::server::Address;
-    use crate::store::Store;
+    use crate::refresh::Driver;
     use crate::telemetry::pulse::Pulses;
-    use crate::token::AccessToken;
-    use crate::upstream::{Ask, Class, FetchError, TokenSource};
 
     const PATIENCE: Duration = Duration::from_secs(20);
-
-    struct Failing;
-
-    impl TokenSource for Failing {
-        fn fetch(
-            &self,
-            _: Ask,
-        ) -> impl Future<Output = Result<AccessToken, FetchError>> + Send + 'static {
-            std::future::ready(Err(FetchError::of(Class::Denied)))
-        }
-    }
-
-    fn listener(address: Address, dialect: Dialect) -> Listener {
-        Listener {
-            address,
-            dialects: vec![dialect],
-            expires_on_2017: ExpiresOn::Epoch,
-            without_metadata: false,
-            tls: None,
-            arc: None,
-            optional: false,
-        }
-    }
 
     fn start(cache: &Arc<Cache>) -> (Running, Driver, SocketAddr) {
         let (running, driver, addresses) = start_all(cache, &[Dialect::Imds], None);
@@ -377,22 +347,9 @@ mod tests {
         cpus: Option<Cpus>,
     ) -> (Running, Driver, Vec<SocketAddr>) {
         let (clock, metrics) = (Clock::system(), Metrics::new());
-        let limits = refresh::Settings {
-            max_in_flight: 4,
-            max_per_second: 100,
-            ..refresh::Settings::default()
-        };
-        let writer = Writer::new(
-            limits,
-            "imds",
-            Arc::clone(cache),
-            Store::off(),
-            metrics.clone(),
-        );
-        let driver = Driver::start(writer, Failing, clock.clone(), vec![]).unwrap();
-        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let driver = driver(cache, &metrics, &clock);
         let bind = |dialect: &Dialect| {
-            let bound = Bound::bind(&listener(any.clone(), *dialect), 2);
+            let bound = Bound::bind(&listener(any_port(), *dialect), 2);
             bound.unwrap().unwrap()
         };
         let bound: Vec<_> = dialects.iter().map(bind).collect();
@@ -403,10 +360,7 @@ mod tests {
         let addresses = bound.iter().map(address).collect();
         let parts = Parts {
             cache: Arc::clone(cache),
-            live: Arc::new(Live {
-                policy: Policy::default(),
-                upstream: "imds".into(),
-            }),
+            live: live(),
             refresh: driver.handle(),
             metrics,
             clock,
@@ -508,7 +462,7 @@ mod tests {
     fn workers_are_bound_to_cpus_only_where_connections_are_steered() {
         let folder = tempfile::tempdir().unwrap();
         let unix = Address::Unix(folder.path().join("s.sock"));
-        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let any = any_port();
         let open = |addresses: &[&Address]| {
             let bind = |address: &&Address| {
                 let bound = Bound::bind(&listener((*address).clone(), Dialect::Imds), 2);
@@ -526,17 +480,10 @@ mod tests {
     fn a_worker_that_lost_a_listener_ends() {
         let clock = Clock::system();
         let (cache, metrics) = (Arc::new(Cache::new()), Metrics::new());
-        let cached = Arc::clone(&cache);
-        let limits = refresh::Settings::default();
-        let writer = Writer::new(limits, "u", cached, Store::off(), metrics.clone());
-        let driver = Driver::start(writer, Failing, clock.clone(), Vec::new()).unwrap();
-        let live = Live {
-            policy: Policy::default(),
-            upstream: "u".into(),
-        };
+        let driver = driver(&cache, &metrics, &clock);
         let parts = Parts {
             cache,
-            live: Arc::new(live),
+            live: live(),
             refresh: driver.handle(),
             metrics,
             clock,
@@ -545,13 +492,7 @@ mod tests {
         // A file is no socket, which shows when it is waited for.
         let file = OwnedFd::from(File::open("Cargo.toml").unwrap());
         let door = Door {
-            gate: Gate {
-                id: 0,
-                dialects: Vec::new(),
-                dates_2017: false,
-                without_metadata: false,
-                arc: None,
-            },
+            gate: gate(Vec::new()),
             tls: None,
             socket: Open::Tcp(file.into()),
         };
