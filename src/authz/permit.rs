@@ -18,6 +18,12 @@ impl Permit {
         &self.0
     }
 
+    /// The same, to be held by others.
+    #[must_use]
+    pub fn shared_key(&self) -> &Arc<TokenKey> {
+        &self.0
+    }
+
     /// The same permit, for the same key, of which there is then one copy less.
     #[must_use]
     pub fn sharing(self, key: &Arc<TokenKey>) -> Self {

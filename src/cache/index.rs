@@ -91,7 +91,7 @@ impl Cache {
         if let Some(slot) = self.find(permit.key()) {
             return Ok(slot);
         }
-        self.add(permit.key())
+        self.add(Arc::clone(permit.shared_key()))
     }
 
     /// The slot of a key, for `refresh` and operators; callers' requests need a permit.
@@ -105,11 +105,11 @@ impl Cache {
     ///
     /// # Errors
     /// No room.
-    pub fn add(&self, key: &TokenKey) -> Result<Arc<Slot>, Full> {
+    pub fn add(&self, key: Arc<TokenKey>) -> Result<Arc<Slot>, Full> {
         // Counted before the shard is locked, since counting locks them all. Racing callers may
         // overshoot by one each, which bounds as well as the exact number.
         let full = self.slots.len() >= self.limits.max_keys;
-        match self.slots.entry(Arc::new(key.clone())) {
+        match self.slots.entry(key) {
             Place::Occupied(slot) => Ok(Arc::clone(slot.get())),
             Place::Vacant(_) if full => Err(Full),
             Place::Vacant(place) => {
@@ -253,20 +253,20 @@ mod tests {
             ..Limits::default()
         });
         for i in 0..max_keys {
-            cache.add(&key(&i.to_string())).unwrap();
+            cache.add(Arc::new(key(&i.to_string()))).unwrap();
         }
-        assert_eq!(cache.add(&key("one more")).err(), Some(Full));
-        assert!(cache.add(&key("0")).is_ok());
+        assert_eq!(cache.add(Arc::new(key("one more"))).err(), Some(Full));
+        assert!(cache.add(Arc::new(key("0"))).is_ok());
         cache.retire(&cache.find(&key("0")).unwrap());
-        assert!(cache.add(&key("one more")).is_ok());
+        assert!(cache.add(Arc::new(key("one more"))).is_ok());
     }
 
     #[test]
     fn retiring_a_slot_leaves_its_successor_alone() {
         let cache = Cache::new();
-        let old = cache.add(&key("r")).unwrap();
+        let old = cache.add(Arc::new(key("r"))).unwrap();
         cache.retire(&old);
-        let new = cache.add(&key("r")).unwrap();
+        let new = cache.add(Arc::new(key("r"))).unwrap();
         assert_ne!(old.id(), new.id());
         cache.retire(&old);
         assert!(

@@ -55,8 +55,8 @@ impl Shape {
     }
 }
 
-/// Renders what follows the token in the body that answers a request for `key`. `resource` is the caller's own text, because
-/// clients key their caches on it.
+/// Renders what follows the token in the body that answers a request for `key`. `resource` is the
+/// caller's own text, because clients key their caches on it.
 #[must_use]
 pub fn render(shape: Shape, key: &TokenKey, token: &AccessToken) -> Rendered {
     let mut head = String::from("\"");
@@ -87,12 +87,11 @@ pub fn render(shape: Shape, key: &TokenKey, token: &AccessToken) -> Rendered {
             Rendered::moving([&head, &middle, &format!("\"{tail}")])
         }
         Shape::AppService | Shape::Epoch2017 | Shape::ServiceFabric => {
-            let rest = format!(",\"expires_on\":\"{expires_on}\"{tail}");
-            Rendered::still([&head, &rest])
+            Rendered::still(format!("{head},\"expires_on\":\"{expires_on}\"{tail}"))
         }
         Shape::Date2017 => {
-            let rest = format!(",\"expires_on\":\"{}\"{tail}", date(expires_on));
-            Rendered::still([&head, &rest])
+            let date = date(expires_on);
+            Rendered::still(format!("{head},\"expires_on\":\"{date}\"{tail}"))
         }
     }
 }

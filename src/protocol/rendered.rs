@@ -31,11 +31,11 @@ impl Rendered {
         }
     }
 
-    /// Joins two parts in which nothing moves.
+    /// One in which nothing moves.
     #[must_use]
-    pub fn still(parts: [&str; 2]) -> Self {
+    pub fn still(rest: String) -> Self {
         Self {
-            rest: parts.concat().into_bytes().into(),
+            rest: rest.into_bytes().into(),
             cuts: None,
         }
     }
@@ -119,7 +119,7 @@ mod tests {
         let body = |rendered: Rendered| rendered.with(&token, &digits).concat();
         let moving = Rendered::moving(["a", "b", "c"]);
         assert_eq!(body(moving), b"{\"access_token\":\"ta12b12c");
-        let still = Rendered::still(["a", "b"]);
+        let still = Rendered::still("ab".to_owned());
         assert_eq!(body(still), b"{\"access_token\":\"tab");
     }
 }

@@ -179,9 +179,10 @@ impl Writer {
             self.elsewhere.push(key);
             return None;
         }
-        let Ok(slot) = self.cache.add(&key) else {
+        let key = Arc::new(key);
+        let Ok(slot) = self.cache.add(Arc::clone(&key)) else {
             // No place for it, but it can still be purged.
-            self.elsewhere.push(key);
+            self.elsewhere.push(Arc::unwrap_or_clone(key));
             return None;
         };
         let lifetime = token.lifetime;
