@@ -72,10 +72,7 @@ pub(super) async fn accept_handed(
             take(one);
         }
     };
-    tokio::select! {
-        () = accepting => {}
-        () = last_call(drain) => {}
-    }
+    until_last_call(accepting, drain).await;
     // What came with the last call.
     handed.close();
     while let Ok(one) = handed.try_recv() {
@@ -105,9 +102,8 @@ async fn accept_tcp(
                     trouble = false;
                     match room.loads.taker(room.worker) {
                         Some(other) if other != room.worker && !room.is_draining() => {
-                            if let Err(error) =
-                                hand_over(stream, peer, context, &hands[other], other)
-                            {
+                            let handed = hand_over(stream, peer, context, &hands[other], other);
+                            if let Err(error) = handed {
                                 tracing::warn!(%error, "a connection was lost on its way");
                             }
                         }
@@ -118,10 +114,7 @@ async fn accept_tcp(
             }
         }
     };
-    tokio::select! {
-        () = accepting => {}
-        () = last_call(drain) => {}
-    }
+    until_last_call(accepting, drain).await;
     // Closing a socket resets whoever waits in its queue, so that is emptied first.
     let socket = socket.into_std()?;
     while let Ok((stream, peer)) = socket.accept() {
@@ -188,10 +181,7 @@ async fn accept_unix(
             }
         }
     };
-    tokio::select! {
-        () = accepting => {}
-        () = last_call(drain) => {}
-    }
+    until_last_call(accepting, drain).await;
     let socket = socket.into_std()?;
     while let Ok((stream, _)) = socket.accept() {
         stream.set_nonblocking(true)?;
@@ -216,10 +206,16 @@ fn serve_tcp(stream: TcpStream, peer: SocketAddr, context: &Rc<Context>, seat: S
     });
 }
 
-/// Over once the last call is.
-async fn last_call(mut drain: watch::Receiver<bool>) {
-    let _ = drain.wait_for(|on| *on).await;
-    tokio::time::sleep(LAST_CALL).await;
+/// Goes on with it until the last call is over.
+async fn until_last_call(accepting: impl Future<Output = ()>, mut drain: watch::Receiver<bool>) {
+    let last_call = async {
+        let _ = drain.wait_for(|on| *on).await;
+        tokio::time::sleep(LAST_CALL).await;
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = last_call => {}
+    }
 }
 
 /// Said once for each run of failures: while descriptors are short, there are many a second.
